@@ -1,0 +1,111 @@
+"""A fit in; an ArviZ DataTree with the model's dims and coords comes out."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import xarray as xr
+from arviz_base import dict_to_dataset
+from pymc.backends.arviz import coords_and_dims_for_inferencedata
+
+from pm_psyphy.graph import lift
+
+if TYPE_CHECKING:
+    from pm_psyphy.result import MAPResult
+
+
+def make_datatree(fit: "MAPResult") -> xr.DataTree:
+    """Return a fit as a DataTree.
+
+    Parameters
+    ----------
+    fit : MAPResult
+
+    Returns
+    -------
+    xarray.DataTree
+        Groups as `MAPResult.to_datatree` lists them.
+    """
+    model = fit.objective.model
+    coords, dims = coords_and_dims_for_inferencedata(model)
+    observed, constant = _collect_data(fit)
+    posterior = {name: np.asarray(value)[None, None] for name, value in fit.items()}
+    unconstrained = {name: np.asarray(value)[None, None] for name, value in fit.unconstrained.items()}
+    coords = _matching_coords(coords, dims, {**fit, **observed, **constant})
+    groups = {
+        "posterior": dict_to_dataset(posterior, coords=coords, dims=dims),
+        "unconstrained_posterior": dict_to_dataset(unconstrained),
+        "observed_data": dict_to_dataset(observed, coords=coords, dims=dims, sample_dims=[]),
+        "constant_data": dict_to_dataset(constant, coords=coords, dims=dims, sample_dims=[]),
+        "fit": _make_summary(fit),
+        "history": xr.Dataset(
+            {"loss": ("step", fit.history.loss), "gradient_norm": ("step", fit.history.gradient_norm)},
+            coords={"step": fit.history.step},
+        ),
+    }
+    if fit.starts:
+        groups["starts"] = _describe_starts(fit)
+    return xr.DataTree.from_dict({name: data for name, data in groups.items() if data.data_vars})
+
+
+def _collect_data(fit: "MAPResult") -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return observed and constant data as the fit saw them; a minibatch is no data set and is left out."""
+    model = fit.objective.model
+    variables = {rv.name: model.rvs_to_values[rv] for rv in model.observed_RVs}
+    variables |= {v.name: v for v in model.data_vars if v.name not in variables}
+    found = {}
+    for name, variable in variables.items():
+        graph = lift(model, [variable])
+        if len(graph.data) == 1 and graph.outputs[0] in graph.data.values():
+            found[name] = np.asarray(next(iter(fit.objective.values_of(graph).values())))
+        elif not graph.generators and not graph.data:
+            found[name] = np.asarray(variable.data)
+    observed = {rv.name for rv in model.observed_RVs}
+    return (
+        {name: value for name, value in found.items() if name in observed},
+        {name: value for name, value in found.items() if name not in observed},
+    )
+
+
+def _matching_coords(coords: dict, dims: dict, arrays: dict) -> dict:
+    """Drop the coords that new data of another length have outgrown."""
+    lengths = {
+        dim: n for name, value in arrays.items() for dim, n in zip(dims.get(name, ()), np.shape(value), strict=False)
+    }
+    return {dim: labels for dim, labels in coords.items() if lengths.get(dim, len(labels)) == len(labels)}
+
+
+def _make_summary(fit: "MAPResult") -> xr.Dataset:
+    rows = [
+        f"{name}[{','.join(map(str, index))}]" if index else name
+        for name, value in fit.unconstrained.items()
+        for index in np.ndindex(np.shape(value))
+    ]
+    vector = np.concatenate([np.ravel(value) for value in fit.unconstrained.values()])
+    figures = {
+        "loss": fit.loss,
+        "gradient_norm": fit.gradient_norm,
+        "n_steps": fit.n_steps,
+        "converged": int(fit.converged),
+        "compile_seconds": fit.compile_seconds,
+        "run_seconds": fit.run_seconds,
+    }
+    words = {
+        "status": str(fit.status),
+        "message": fit.message,
+        "optimizer": fit.optimizer,
+        "route": fit.route,
+        "device": fit.device,
+    }
+    return xr.Dataset({"mean_vector": ("rows", vector), **figures}, coords={"rows": rows}, attrs=words)
+
+
+def _describe_starts(fit: "MAPResult") -> xr.Dataset:
+    starts = fit.starts
+    return xr.Dataset(
+        {
+            "loss": ("start", starts.loss),
+            "status": ("start", [str(status) for status in starts.status]),
+            "n_steps": ("start", starts.n_steps),
+            "gradient_norm": ("start", starts.gradient_norm),
+        }
+    )

@@ -1,0 +1,180 @@
+"""A PyMC model in; its MAP estimate comes out: compile the model, choose the starts, search, describe the best."""
+
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optax
+import pymc as pm
+
+from pm_psyphy.device import find_device, move
+from pm_psyphy.loop import Settings
+from pm_psyphy.objective import Objective, compile_objective, explain_at, forget_program
+from pm_psyphy.optimize import Progress, minimise
+from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer, needs_flat
+from pm_psyphy.result import MAPResult, make_result
+from pm_psyphy.start import draw_starts
+from pm_psyphy.status import Status
+
+
+def find_map(
+    model: pm.Model | Objective | None = None,
+    *,
+    optimizer: str | optax.GradientTransformation | None = None,
+    learning_rate: LearningRate | None = None,
+    momentum: float | None = None,
+    steps: int = 10_000,
+    tolerance: float | None = None,
+    log_every: int = 1,
+    initvals: Mapping[str, Any] | None = None,
+    starts: int = 1,
+    init: str | None = None,
+    random_seed: int | np.random.Generator | None = None,
+    var_names: Sequence[str] | None = None,
+    progressbar: bool = True,
+    callback: Callable[[Progress], Any] | None = None,
+    checkpoint: str | Path | None = None,
+    device: str | None = None,
+) -> MAPResult:
+    """Find the maximum a posteriori estimate of a PyMC model.
+
+    The model is compiled once, by JAX; a second call on the same model, also after `pm.set_data`, compiles nothing.
+
+    Parameters
+    ----------
+    model : pm.Model or Objective, optional
+        Default: the model in context.
+    optimizer : {"lbfgs", "adam", "sgd", "adamw"} or optax.GradientTransformation, optional
+        Default: ``"lbfgs"``, or ``"adam"`` where the loss draws random numbers (`pm.Minibatch`). An optax
+        transformation sees the parameters as a dict by value-variable name.
+    learning_rate : float or optax schedule, optional
+        Default: 1e-2 for Adam and AdamW, 1e-3 for SGD. L-BFGS finds its own.
+    momentum : float, optional
+        For SGD, in [0, 1).
+    steps : int
+        The most steps to take. A step evaluates loss and gradient once, for L-BFGS too.
+    tolerance : float, optional
+        Converged where the largest absolute derivative is at most ``tolerance * max(1, |loss|)``. Default: the square
+        root of the machine precision, 1.5e-8 for float64 and 3.5e-4 for float32.
+    log_every : int
+        Steps between two entries of the history, and between two calls of `callback`.
+    initvals : dict, optional
+        Initial values by variable name, as in `pm.sample`: arrays, ``"prior"`` or ``"support_point"``. Transformed
+        names (``"sigma_log__"``) take unconstrained values.
+    starts : int
+        How many starts to run, all at once. The best is the result; ``fit.starts`` reports all.
+    init : {"jitter", "prior"}, optional
+        ``"jitter"``, the default for several starts: the initial point, and U(-1, 1) around it in the unconstrained
+        space for every start but the first. ``"prior"``: draws from the prior.
+    random_seed : int or numpy.random.Generator, optional
+        Of starts and minibatches.
+    var_names : sequence of str, optional
+        Which variables the result holds. Default: all free variables and deterministics.
+    progressbar : bool
+        Show step, loss, gradient norm and rate on a terminal.
+    callback : callable, optional
+        Called with a `Progress` (step, loss, gradient_norm, params) every `log_every` steps and at the end; it stops
+        the fit by returning a true value. It makes the device wait for Python: raise `log_every` if it is slow.
+    checkpoint : path, optional
+        File to which the state is written about four times a second, atomically. If it is there already, the fit goes
+        on from it, and ends where an uninterrupted one would.
+    device : {"cpu", "gpu"}, optional
+        Default: the best there is.
+
+    Returns
+    -------
+    MAPResult
+        Also where the fit did not converge: `status` and `message` say how it ended, and a warning does.
+
+    Raises
+    ------
+    TypeError
+        If there is no model.
+    ValueError
+        If the model cannot be fitted (see `compile_objective`), a setting is out of range, or loss or gradient at the
+        start are not finite; the message names the variable.
+    NotImplementedError
+        If the model cannot be compiled; the message names the op and the variable.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pm_psyphy as psy
+    >>> with pm.Model() as model:
+    ...     mu = pm.Normal("mu", 0, 10)
+    ...     sigma = pm.HalfNormal("sigma", 10)
+    ...     y = pm.Normal("y", mu, sigma, observed=[4.0, 5.0, 7.0, 8.0])
+    >>> fit = psy.find_map(model)
+    >>> round(float(fit["mu"]), 3), fit.converged
+    (5.99, True)
+    """
+    _check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
+    begun = time.perf_counter()
+    objective = model if isinstance(model, Objective) else compile_objective(model, initvals=initvals)
+    transformation = make_transformation(
+        optimizer, stochastic=objective.stochastic, learning_rate=learning_rate, momentum=momentum
+    )
+    points_seed, draws_seed = map(int, np.random.default_rng(random_seed).integers(2**31, size=2))
+    points = _choose_starts(objective, model, starts, init, initvals, points_seed)
+    settings = Settings(steps, _choose_tolerance(tolerance, objective), log_every, log_every if callback else None)
+    search = partial(
+        minimise,
+        transformation=transformation,
+        starts=points,
+        settings=settings,
+        seed=draws_seed,
+        flat=needs_flat(optimizer, objective.stochastic),
+        label=name_optimizer(optimizer, objective.stochastic, learning_rate, momentum),
+        progressbar=progressbar,
+        callback=callback,
+        checkpoint=checkpoint,
+    )
+    chosen = find_device(device)
+    trajectory = search(move(objective, chosen))
+    if not np.isfinite(trajectory.loss).any() and model is not objective:
+        # The program was accepted at another start or on other data: let the routes be tried again here.
+        forget_program(objective)
+        objective = compile_objective(objective.model, initvals=initvals)
+        trajectory = search(move(objective, chosen))
+    if not np.isfinite(trajectory.loss).any():
+        start = {name: stack[0] for name, stack in points.items()}
+        raise ValueError(explain_at(objective, start))
+    fit = make_result(
+        objective,
+        trajectory,
+        optimizer=search.keywords["label"],
+        device=chosen.device_kind if chosen.platform != "cpu" else "cpu",
+        compile_seconds=time.perf_counter() - begun - trajectory.run_seconds,
+        var_names=var_names,
+    )
+    if fit.status is not Status.CONVERGED and not (objective.stochastic and fit.status is Status.MAX_STEPS):
+        warnings.warn(fit.message, stacklevel=2)
+    return fit
+
+
+def _check_settings(*, steps: int, log_every: int, starts: int, tolerance: float | None, init: str | None) -> None:
+    for name, number in {"steps": steps, "log_every": log_every, "starts": starts}.items():
+        if not isinstance(number, int | np.integer) or number < 1:
+            raise ValueError(f"{name} is {number!r}. Pass a whole number of at least 1.")
+    if tolerance is not None and not tolerance >= 0:
+        raise ValueError(f"tolerance is {tolerance}. Pass a number of at least 0, or None for the default.")
+    if init not in (None, "jitter", "prior"):
+        raise ValueError(f"init is {init!r}. Pass 'jitter' or 'prior'.")
+
+
+def _choose_starts(objective, model, starts, init, initvals, seed) -> dict[str, np.ndarray]:
+    if starts == 1 and init is None and (initvals is None or model is not objective):
+        return {name: value[None] for name, value in objective.start.items()}
+    init = init or ("jitter" if starts > 1 else None)
+    return draw_starts(objective.model, n=starts, init=init, initvals=initvals, random_seed=seed)
+
+
+def _choose_tolerance(tolerance: float | None, objective: Objective) -> float:
+    if objective.stochastic:
+        return -1.0
+    dtype = np.result_type(*objective.start.values())
+    return float(np.sqrt(np.finfo(dtype).eps)) if tolerance is None else tolerance

@@ -1,0 +1,140 @@
+"""A PyMC model in; its negative log posterior as a PyTensor graph, with the data lifted out of it, comes out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pymc as pm
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant, Variable
+from pytensor.graph.replace import clone_replace
+from pytensor.graph.traversal import ancestors, graph_inputs
+from pytensor.tensor.random.type import RandomType
+from pytensor.tensor.type import TensorType
+
+# Constants above this size are lifted into arguments, so that XLA neither folds nor stores them.
+LARGEST_CONSTANT = 64
+
+# What a second attempt keeps inside the program, each level on top of the one before.
+FREEZING = ("nothing", "shapes", "integers", "everything")
+
+
+@dataclass(frozen=True, eq=False)
+class LiftedGraph:
+    """Outputs of a model as functions of parameters, data and random generators, all of them graph inputs."""
+
+    parameters: list[Variable]
+    data: dict[str, Variable]
+    generators: list[Variable]
+    outputs: list[Variable]
+    sources: dict[str, Variable]
+    """The shared variable or constant that holds the value of each entry of `data`."""
+    frozen: dict[str, SharedVariable]
+    """Shared variables whose present value is part of the graph."""
+
+    @property
+    def inputs(self) -> list[Variable]:
+        return [*self.parameters, *self.data.values(), *self.generators]
+
+
+def check_model(model: pm.model.core.BaseModel) -> None:
+    """Raise a clear error for a model that has no maximum to look for."""
+    if not isinstance(model, pm.model.core.BaseModel):
+        raise TypeError(f"Expected a pm.Model, got {type(model).__name__}. Pass the model, or call inside `with model:`.")
+    if not model.free_RVs:
+        raise ValueError("The model has no free variables. Declare at least one prior without `observed`.")
+    discrete = [v.name for v in model.free_RVs if v.dtype.startswith(("int", "uint", "bool"))]
+    if discrete:
+        raise ValueError(
+            f"Discrete free variables have no gradient: {', '.join(discrete)}. Marginalise them out of the model "
+            "(pymc_extras.marginalize), or give them `observed` values."
+        )
+    if not model.observed_RVs and not model.potentials:
+        raise ValueError(
+            "The model has no observed variable and no potential, so its posterior is its prior. "
+            "Give a variable `observed=...`, or add a pm.Potential."
+        )
+
+
+def lift(model: pm.model.core.BaseModel, outputs: Sequence[Variable], *, freeze: str = "nothing") -> LiftedGraph:
+    """Replace everything that holds data by graph inputs.
+
+    Parameters
+    ----------
+    model : pm.Model
+    outputs : sequence of Variable
+        Graphs in terms of the model's value variables.
+    freeze : {"nothing", "shapes", "integers", "everything"}
+        What stays a constant: integer scalars and masks, which may decide a shape; all integers; all data. JAX needs
+        to know shapes when it compiles.
+
+    Returns
+    -------
+    LiftedGraph
+    """
+    observed = {id(value): rv.name for rv, value in model.rvs_to_values.items() if isinstance(value, Constant)}
+    parameters = list(model.value_vars)
+    replacements: dict[Variable, Variable] = {}
+    data: dict[str, Variable] = {}
+    sources: dict[str, Variable] = {}
+    frozen: dict[str, SharedVariable] = {}
+    generators = []
+    for source in graph_inputs(outputs):
+        if isinstance(source, SharedVariable) and isinstance(source.type, RandomType):
+            replacements[source] = source.type()
+            generators.append(replacements[source])
+        elif isinstance(source, SharedVariable) and _is_frozen(source, freeze):
+            replacements[source] = source.type.constant_type(source.type, _read(source), name=source.name)
+            frozen[_unused_name(source.name, frozen)] = source
+        elif isinstance(source, SharedVariable) or (
+            _is_liftable(source, is_observed=id(source) in observed) and not _is_frozen(source, freeze)
+        ):
+            name = _unused_name(observed.get(id(source), source.name), data)
+            replacements[source] = source.type(name=name)
+            data[name], sources[name] = replacements[source], source
+    if replacements:
+        outputs = clone_replace(list(outputs), replace=replacements, rebuild_strict=False)
+    return LiftedGraph(parameters, data, generators, list(outputs), sources, frozen)
+
+
+def read_data(sources: Mapping[str, Variable]) -> dict[str, np.ndarray]:
+    """Return the present value of everything that was lifted, without copying it."""
+    return {name: _read(source) for name, source in sources.items()}
+
+
+def _read(source: Variable) -> np.ndarray:
+    value = source.get_value(borrow=True) if isinstance(source, SharedVariable) else source.data
+    # pm.set_data turns NaN into a mask; a fit must see the NaN.
+    return value.filled(np.nan) if isinstance(value, np.ma.MaskedArray) else value
+
+
+def name_terms_with(model: pm.model.core.BaseModel, op_name: str) -> list[str]:
+    """Return the names of the variables and potentials in whose log probability an op appears."""
+    terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
+    graphs = model.logp(vars=terms, sum=False)
+    return [
+        term.name
+        for term, graph in zip(terms, graphs, strict=True)
+        if any(v.owner is not None and str(v.owner.op) == op_name for v in ancestors([graph]))
+    ]
+
+
+def _is_liftable(source: Variable, *, is_observed: bool) -> bool:
+    # Boolean constants are masks: what they index has a shape that JAX must know when it compiles.
+    if not isinstance(source, Constant) or not isinstance(source.type, TensorType) or source.dtype == "bool":
+        return False
+    return is_observed or np.size(source.data) > LARGEST_CONSTANT
+
+
+def _is_frozen(source: Variable, freeze: str) -> bool:
+    level = FREEZING.index(freeze)
+    is_integer = getattr(source, "dtype", "").startswith(("int", "uint"))
+    decides_shape = isinstance(source, SharedVariable) and (source.dtype == "bool" or (is_integer and source.ndim == 0))
+    return (level >= 1 and decides_shape) or (level >= 2 and is_integer) or level >= 3
+
+
+def _unused_name(name: str | None, taken: Mapping[str, Variable]) -> str:
+    if name and name not in taken:
+        return name
+    stem = name or "constant"
+    return next(f"{stem}_{i}" for i in range(len(taken) + 1) if f"{stem}_{i}" not in taken)

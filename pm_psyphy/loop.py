@@ -1,0 +1,261 @@
+"""A Program and an optax transformation in; a search for the minimum, compiled into one loop, comes out."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import IntEnum
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.flatten_util import ravel_pytree
+
+from pm_psyphy.kernel import update_params
+from pm_psyphy.lbfgs import LBFGSState
+from pm_psyphy.program import Data, Params, Program
+
+# Rows of history that one chunk can hold, shared among the starts; a chunk ends when they are full.
+HISTORY_ROWS = 16384
+# Python looks at the search about this often, in seconds.
+CHUNK_SECONDS = 0.25
+# Steps of the first chunk, while nobody knows yet what a step costs.
+FIRST_CHUNK = 16
+# The step of a search that has not begun.
+UNSTARTED = np.int32(-1)
+# Loops kept compiled for one model.
+MAX_LOOPS = 16
+
+
+class Code(IntEnum):
+    """Where a search stands, as the compiled loop writes it."""
+
+    RUNNING = 0
+    CONVERGED = 1
+    STALLED = 2
+    DIVERGED = 3
+
+
+class Search(NamedTuple):
+    """State of a search; with several starts, each field but `step` has a leading axis for them."""
+
+    params: Any
+    opt_state: Any
+    step: jax.Array
+    """Evaluations of the loss so far."""
+    code: jax.Array
+    best_params: Any
+    best_loss: jax.Array
+    best_gradient_norm: jax.Array
+    last_step: jax.Array
+    """The step at which the search ended, or the last one taken."""
+
+
+@dataclass(frozen=True)
+class Loop:
+    """A compiled search: advances a `Search` to a step limit, and returns the history of the steps it took."""
+
+    advance: Callable[..., tuple[Search, jax.Array]]
+    ravel: Callable[[Params], Any]
+    """From starts, each (B, ...), to the parameters that the transformation sees, (B, P) or as they are."""
+    unravel: Callable[[Any], Params]
+    """Back, on the host; one search (without B) becomes a stack of one."""
+    unstarted: Search
+    """A search whose step asks `advance` to begin at its parameters."""
+    seconds_per_step: list[float]
+    """The latest measurement, empty before the first."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a search is told beside its objective and its transformation."""
+
+    steps: int
+    tolerance: float
+    """Converged where max |gradient| <= tolerance * max(1, |loss|); negative: never."""
+    log_every: int
+    chunk_steps: int | None = None
+    """Steps between two looks from Python; None adapts to the clock."""
+
+
+def get_loop(
+    program: Program, transformation: optax.GradientTransformationExtraArgs, starts: Params, data: Data, *, flat: bool
+) -> tuple[Loop, Search, float]:
+    """Return the compiled search for a program, its state at the starts, and the seconds it took to compile.
+
+    Parameters
+    ----------
+    program : Program
+    transformation : optax.GradientTransformationExtraArgs
+    starts : dict of ndarray, each (B, ...)
+        Several starts run at once; one start (B = 1) runs without the batch axis.
+    data : dict of arrays
+    flat : bool
+        Whether the transformation sees one flat vector of parameters, or the dict.
+    """
+    begun = time.perf_counter()
+    n_starts = len(next(iter(starts.values())))
+    signature = tuple((n, np.shape(a), a.dtype, getattr(a, "sharding", None)) for n, a in (starts | data).items())
+    loops = program.compiled.setdefault("loops", {})
+    loop_id = transformation, flat, n_starts, signature
+    is_new = loop_id not in loops
+    if is_new:
+        loops[loop_id] = _compile_loop(program, transformation, starts, data, flat)
+        if len(loops) > MAX_LOOPS:
+            loops.pop(next(iter(loops)))
+    loop = loops[loop_id] = loops.pop(loop_id)
+    params = loop.ravel(starts)
+    params = params if n_starts > 1 else jax.tree.map(lambda stack: stack[0], params)
+    return loop, loop.unstarted._replace(params=params), (time.perf_counter() - begun) * is_new
+
+
+def _compile_loop(program: Program, transformation, starts: Params, data: Data, flat: bool) -> Loop:
+    n_starts = len(next(iter(starts.values())))
+    shapes = {name: stack.shape[1:] for name, stack in sorted(starts.items())}
+    ravel, unstack = (_stack_flat, partial(_unstack_flat, shapes)) if flat else (_identity, partial(_unstack, shapes))
+    unravel = ravel_pytree({name: stack[0] for name, stack in starts.items()})[1] if flat else _identity
+    params = ravel(starts)
+    params = params if n_starts > 1 else jax.tree.map(lambda stack: stack[0], params)
+    init = partial(_init_search, transformation, n_starts)
+    unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, params))._replace(step=UNSTARTED)
+    advance = jax.jit(_make_advance(program, transformation, init, unravel, flat, n_starts))
+    arguments = unstarted, data, np.uint32(0), np.int32(0), np.int32(1), unstarted.best_loss.reshape(-1)[0]
+    return Loop(advance.lower(*arguments).compile(), ravel, unstack, unstarted, [])
+
+
+def _stack_flat(starts: Params) -> np.ndarray:
+    """Return parameters as (B, P), in the order of ``ravel_pytree``."""
+    return np.concatenate([np.asarray(starts[name]).reshape(len(starts[name]), -1) for name in sorted(starts)], axis=1)
+
+
+def _unstack_flat(shapes: dict[str, tuple[int, ...]], vectors: Any) -> dict[str, np.ndarray]:
+    sizes = [int(np.prod(shape)) for shape in shapes.values()]
+    parts = np.split(np.asarray(vectors).reshape(-1, sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
+    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
+
+
+def _unstack(shapes: dict[str, tuple[int, ...]], params: Params) -> dict[str, np.ndarray]:
+    return {name: np.asarray(params[name]).reshape(-1, *shape) for name, shape in shapes.items()}
+
+
+def _init_search(transformation, n_starts: int, params: Any) -> Search:
+    def init(params):
+        infinite = jnp.asarray(jnp.inf, jnp.result_type(*jax.tree.leaves(params)))
+        return transformation.init(params), jnp.int32(Code.RUNNING), infinite, infinite, jnp.int32(0)
+
+    opt_state, code, loss, norm, last = (jax.vmap(init) if n_starts > 1 else init)(params)
+    return Search(params, opt_state, jnp.int32(0), code, params, loss, norm, last)
+
+
+def _make_advance(program: Program, transformation, init: Callable, unravel, flat: bool, n_starts: int) -> Callable:
+    """Return the function that takes a search to a step limit, all of it inside one compiled loop."""
+
+    def value_and_grad(params, data, key):
+        loss, grads = program.value_and_grad(unravel(params), data, key)
+        return loss, ravel_pytree(grads)[0] if flat else grads
+
+    def take_step(search: Search, data, key, tolerance) -> tuple[Search, jax.Array]:
+        loss, grads = value_and_grad(search.params, data, key)
+        norm = jnp.max(jnp.stack([jnp.max(jnp.abs(g), initial=0) for g in jax.tree.leaves(grads)]))
+        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        params, opt_state = update_params(
+            transformation, search.params, search.opt_state, loss, grads, lambda p: program.value(unravel(p), data, key)
+        )
+        converged = finite & (norm <= tolerance * jnp.maximum(1, jnp.abs(loss)))
+        is_lbfgs = isinstance(opt_state, LBFGSState)
+        # The trial points of a line search may be worse, or outside the domain: that is its business.
+        failed = (~finite & (search.step == 0)) if is_lbfgs else ~finite
+        stalled = opt_state.stalled if is_lbfgs else jnp.zeros_like(finite)
+        better = converged | (finite & (program.stochastic | (loss < search.best_loss)))
+        best_loss = jnp.where(better, loss, search.best_loss)
+        code = jnp.where(
+            converged, Code.CONVERGED, jnp.where(failed, Code.DIVERGED, jnp.where(stalled, Code.STALLED, Code.RUNNING))
+        )
+        new = Search(
+            params=params,
+            opt_state=opt_state,
+            step=search.step,
+            code=code.astype(jnp.int32),
+            best_params=jax.tree.map(lambda p, q: jnp.where(better, p, q), search.params, search.best_params),
+            best_loss=best_loss,
+            best_gradient_norm=jnp.where(better, norm, search.best_gradient_norm),
+            last_step=search.step,
+        )
+        shown = (best_loss, jnp.where(better, norm, search.best_gradient_norm)) if is_lbfgs else (loss, norm)
+        return new, jnp.stack([jnp.asarray(v, best_loss.dtype) for v in shown])
+
+    def take_steps(search: Search, data, key, tolerance):
+        axes = Search(0, 0, None, 0, 0, 0, 0, 0)
+        new, shown = jax.vmap(take_step, (axes, None, None, None), (axes, 0))(search, data, key, tolerance)
+        active = search.code == Code.RUNNING
+
+        def keep(a, b):
+            return jnp.where(active.reshape(-1, *[1] * (a.ndim - 1)), a, b)
+
+        kept = jax.tree.map(keep, new._replace(step=active), search._replace(step=active))
+        return kept._replace(step=search.step), shown
+
+    rows = _history_rows(n_starts)
+
+    def advance(search: Search, data, seed, limit, log_every, tolerance):
+        search = jax.lax.cond(search.step == UNSTARTED, lambda: init(search.params), lambda: search)
+        first, key = search.step, jax.random.key(seed)
+
+        def proceed(carry):
+            search, _ = carry
+            return (search.step < limit) & jnp.any(search.code == Code.RUNNING)
+
+        def body(carry):
+            search, history = carry
+            folded = jax.random.fold_in(key, search.step) if program.stochastic else key
+            new, shown = (take_steps if n_starts > 1 else take_step)(search, data, folded, tolerance)
+            offset = search.step - first + first % log_every
+            row = jnp.where(search.step % log_every == 0, offset // log_every, rows)
+            history = jax.lax.dynamic_update_index_in_dim(history, shown, row, 0)
+            return new._replace(step=search.step + 1), history
+
+        shape = (rows + 1, n_starts, 2) if n_starts > 1 else (rows + 1, 2)
+        return jax.lax.while_loop(proceed, body, (search, jnp.full(shape, jnp.nan, search.best_loss.dtype)))
+
+    return advance
+
+
+def run_chunks(
+    loop: Loop, search: Search, data: Data, seed: int, settings: Settings
+) -> Iterator[tuple[Search, np.ndarray, np.ndarray]]:
+    """Advance a search chunk by chunk; yield its state, and the logged steps and their losses and gradient norms.
+
+    A search that runs all its steps has evaluated the loss once more than it has stepped, so that what it returns is
+    what its last step reached.
+    """
+    every, tolerance = np.int32(settings.log_every), np.asarray(settings.tolerance, search.best_loss.dtype)
+    evaluations, rows = settings.steps + 1, _history_rows(search.code.size)
+    step = max(int(search.step), 0)
+    while step < evaluations and np.any(np.asarray(search.code) == Code.RUNNING):
+        chunk = settings.chunk_steps or _pace(loop)
+        limit = min(step + min(chunk, (rows - 1) * settings.log_every), evaluations)
+        begun = time.perf_counter()
+        search, history = loop.advance(search, data, np.uint32(seed), np.int32(limit), every, tolerance)
+        reached = int(search.step)
+        loop.seconds_per_step[:] = [(time.perf_counter() - begun) / max(reached - step, 1)]
+        logged = np.arange(-(-step // settings.log_every) * settings.log_every, reached, settings.log_every)
+        at = (logged - step + step % settings.log_every) // settings.log_every
+        yield search, logged, np.asarray(history)[at]
+        step = reached
+
+
+def _pace(loop: Loop) -> int:
+    """Return how many steps the next chunk takes, from what a step took in the last one."""
+    if not loop.seconds_per_step:
+        return FIRST_CHUNK
+    return max(1, int(CHUNK_SECONDS / max(loop.seconds_per_step[0], 1e-9)))
+
+
+def _history_rows(n_starts: int) -> int:
+    return max(HISTORY_ROWS // n_starts, 64)
+
+
+def _identity(params: Any) -> Any:
+    return params

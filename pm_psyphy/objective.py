@@ -1,0 +1,326 @@
+"""A PyMC model in; an Objective comes out: its negative log posterior and gradient, compiled by JAX, with its data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pymc as pm
+
+from pm_psyphy.graph import LiftedGraph, check_model, read_data
+from pm_psyphy.program import NoRoute, Params, Program, build_constrain, build_program, explain_no_route
+from pm_psyphy.start import draw_starts, explain_start
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True, eq=False)
+class Objective:
+    """Negative log posterior of a model, its gradient, and the data they are evaluated on.
+
+    Parameters live in PyMC's unconstrained space: dicts from value-variable names (``"sigma_log__"``) to arrays, as
+    ``model.initial_point()`` gives. With ``jacobian=False``, the default, the value is the density of the user's own
+    variables, whose mode is the MAP estimate of `pm.find_MAP`; with ``jacobian=True`` it is the density in the
+    unconstrained space, which Laplace approximations and samplers need.
+
+    An Objective is a JAX pytree with the leaves `start` and `data`: pass it to your own jitted function as an
+    argument, and new data of the same shape compile nothing.
+
+    Attributes
+    ----------
+    model : pm.Model
+    start : dict of str to ndarray
+        Where a fit starts: the model's initial point, unconstrained.
+    data : dict of str to jax.Array
+        What the model holds: `pm.Data` and observed arrays by their names, dim lengths, large constants.
+    route : str
+        Where the gradient comes from. ``"pytensor"``: PyTensor's gradient, compiled to JAX. ``"jax"``: JAX's own
+        gradient of the compiled graph. ``"callback"``: as the first, with ops that JAX lacks run on the host. Each
+        of them with ``"-frozen"``: data that decide shapes stay inside the program.
+    stochastic : bool
+        Whether the loss draws random numbers (`pm.Minibatch`); it then needs a fresh ``key`` at each call.
+    """
+
+    model: pm.Model = field(metadata={"static": True})
+    program: Program = field(metadata={"static": True}, repr=False)
+    start: dict[str, np.ndarray]
+    data: dict[str, jax.Array]
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name}{list(np.shape(value))}" for name, value in self.start.items())
+        held = ", ".join(f"{name}{list(np.shape(value))}" for name, value in self.data.items())
+        return f"Objective(route={self.route!r}, parameters: {sizes}; data: {held or 'none'})"
+
+    @property
+    def route(self) -> str:
+        return self.program.route
+
+    @property
+    def stochastic(self) -> bool:
+        return self.program.stochastic
+
+    def value(self, params: Mapping[str, Any], key: Any = None) -> jax.Array:
+        """Return the negative log posterior at unconstrained parameters.
+
+        Parameters
+        ----------
+        params : dict of str to array
+            Unconstrained values by value-variable name, shaped as `start`.
+        key : jax.Array, optional
+            JAX random key, needed by a stochastic objective.
+
+        Returns
+        -------
+        jax.Array
+            A scalar.
+        """
+        return self.program.jitted_value(self._check(params), self.data, self._check_key(key))
+
+    def value_and_grad(self, params: Mapping[str, Any], key: Any = None) -> tuple[jax.Array, Params]:
+        """Return the negative log posterior and its gradient at unconstrained parameters.
+
+        Parameters
+        ----------
+        params : dict of str to array
+            Unconstrained values by value-variable name, shaped as `start`.
+        key : jax.Array, optional
+            JAX random key, needed by a stochastic objective.
+
+        Returns
+        -------
+        loss : jax.Array
+            A scalar.
+        grads : dict of str to jax.Array
+            Shaped as `params`.
+        """
+        return self.program.jitted_value_and_grad(self._check(params), self.data, self._check_key(key))
+
+    def constrain(self, params: Mapping[str, Any]) -> dict[str, jax.Array]:
+        """Return the model's own variables and deterministics at unconstrained parameters.
+
+        Parameters
+        ----------
+        params : dict of str to array
+            Unconstrained values by value-variable name, shaped as `start`.
+
+        Returns
+        -------
+        dict of str to jax.Array
+            One entry for each free variable and each deterministic, by the user's names.
+        """
+        names = tuple(v.name for v in self.model.deterministics)
+        if ("constrain", names) not in self.program.compiled:
+            self.program.compiled["constrain", names] = build_constrain(self.model, self.program.freeze)
+        function, graph = self.program.compiled["constrain", names]
+        return function(self._check(params), self.values_of(graph))
+
+    def values_of(self, graph: LiftedGraph) -> dict[str, Any]:
+        """Return the data of another graph of the same model, as this objective holds them.
+
+        Parameters
+        ----------
+        graph : LiftedGraph
+
+        Returns
+        -------
+        dict of str to array
+        """
+        ours = {id(source): name for name, source in self.program.graph.sources.items()}
+        return {
+            name: self.data[ours[id(source)]] if id(source) in ours else read_data({name: source})[name]
+            for name, source in graph.sources.items()
+        }
+
+    def with_data(self, **arrays: Any) -> "Objective":
+        """Return the same objective on other data, without compiling.
+
+        Parameters
+        ----------
+        **arrays : array
+            New values by name: of `pm.Data`, or of a variable that was observed as a plain array. Lengths may change
+            where the model allows it; the number of dimensions may not.
+
+        Returns
+        -------
+        Objective
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown or part of the program, or the shapes do not fit the model.
+        """
+        for name in arrays:
+            if name in self.program.graph.frozen:
+                raise ValueError(
+                    f"{name!r} decides a shape and is part of the compiled program. "
+                    "Use pm.set_data on the model and compile_objective again."
+                )
+            if name not in self.data:
+                raise ValueError(f"{name!r} is no data of this model. It has {', '.join(self.data) or 'none'}.")
+        values = {name: self._convert(name, array) for name, array in arrays.items()}
+        for name, array in list(values.items()):
+            for dim, length in zip(self.model.named_vars_to_dims.get(name) or (), array.shape, strict=False):
+                if dim in self.data:
+                    values[dim] = jnp.asarray(length, self.data[dim].dtype)
+        rebound = replace(self, data=self.data | values)
+        if any(jnp.shape(self.data[name]) != jnp.shape(value) for name, value in values.items()):
+            _check_shapes(rebound, {name: np.shape(array) for name, array in arrays.items()})
+        return rebound
+
+    def _convert(self, name: str, array: Any) -> jax.Array:
+        expected = self.program.graph.data[name].type
+        given = np.asarray(array)
+        if given.ndim != expected.ndim or any(n not in (None, m) for n, m in zip(expected.shape, given.shape, strict=True)):
+            wanted = tuple(np.shape(self.data[name]))
+            raise ValueError(
+                f"{name!r} was given with shape {given.shape}, the model has {wanted}. "
+                "Pass the same shape, or declare it with pm.Data, whose lengths may change."
+            )
+        if expected.dtype.startswith(("int", "uint")) and given.dtype.kind == "f" and not np.all(given == np.round(given)):
+            raise ValueError(f"{name!r} was given with fractions, the model has {expected.dtype}. Pass whole numbers.")
+        return jnp.asarray(given.astype(expected.dtype))
+
+    def _check(self, params: Mapping[str, Any]) -> Params:
+        if set(params) != set(self.start):
+            raise ValueError(
+                f"Parameters are named {', '.join(params) or 'nothing'}, expected {', '.join(self.start)}. "
+                "Pass a dict of unconstrained values, as `objective.start`."
+            )
+        return dict(params)
+
+    def _check_key(self, key: Any) -> Any:
+        if self.stochastic and key is None:
+            raise ValueError("This objective draws random numbers. Pass a fresh key, as jax.random.key(0), at each call.")
+        return key
+
+
+# Programs hold no model, so a model that is no longer used takes its program with it.
+_PROGRAMS: WeakKeyDictionary[pm.Model, dict[bool, tuple[tuple, dict[str, np.ndarray], Program]]] = WeakKeyDictionary()
+
+
+def compile_objective(
+    model: pm.Model | None = None, *, jacobian: bool = False, initvals: Mapping[str, Any] | None = None
+) -> Objective:
+    """Compile a model's negative log posterior and gradient with JAX.
+
+    The work is done once for a model: later calls, also after `pm.set_data`, return the same program with the present
+    data.
+
+    Parameters
+    ----------
+    model : pm.Model, optional
+        Default: the model in context.
+    jacobian : bool, default False
+        Whether to add the log Jacobian of the transforms; see `Objective`.
+    initvals : dict, optional
+        Initial values by variable name, as in `pm.sample`: arrays, ``"prior"`` or ``"support_point"``. Transformed
+        names (``"sigma_log__"``) take unconstrained values.
+
+    Returns
+    -------
+    Objective
+
+    Raises
+    ------
+    TypeError
+        If there is no model.
+    ValueError
+        If the model has no free variable, discrete free variables, neither data nor potentials, or a start at which
+        loss or gradient are not finite.
+    NotImplementedError
+        If no route compiles; the message names the op and the variables that need it.
+
+    Examples
+    --------
+    >>> import pymc as pm
+    >>> import pm_psyphy as psy
+    >>> with pm.Model() as model:
+    ...     mu = pm.Normal("mu", 0, 1)
+    ...     y = pm.Normal("y", mu, 1, observed=[1.0, 2.0])
+    >>> objective = psy.compile_objective(model)
+    >>> loss, grads = objective.value_and_grad({"mu": 0.0})
+    >>> float(grads["mu"])
+    -3.0
+    """
+    model = find_model(model)
+    check_model(model)
+    start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
+    program = _find_program(model, jacobian)
+    if program is None:
+        program = _build_checked(model, start, jacobian)
+        frozen = {name: source.get_value() for name, source in program.graph.frozen.items()}
+        _PROGRAMS.setdefault(model, {})[jacobian] = (_model_state(model), frozen, program)
+    return Objective(model, program, start, _place(program, read_data(program.graph.sources)))
+
+
+def find_model(model: Any) -> pm.Model:
+    """Return the model given, or the one in context."""
+    if model is not None:
+        return model
+    try:
+        return pm.modelcontext(None)
+    except TypeError:
+        raise TypeError("There is no model. Pass one, or call inside `with pm.Model():`.") from None
+
+
+def forget_program(objective: Objective) -> None:
+    """Drop a model's program, so that the next compilation chooses its route anew."""
+    _PROGRAMS.pop(objective.model, None)
+
+
+def _model_state(model: pm.Model) -> tuple:
+    return (
+        *model.basic_RVs,
+        *model.rvs_to_values.values(),
+        *model.rvs_to_transforms.values(),
+        *model.potentials,
+    )
+
+
+def _find_program(model: pm.Model, jacobian: bool) -> Program | None:
+    """Return the program compiled before, unless the model or data inside the program changed since."""
+    state, frozen, program = _PROGRAMS.get(model, {}).get(jacobian, ((), {}, None))
+    present = _model_state(model)
+    is_same = len(state) == len(present) and all(a is b for a, b in zip(state, present, strict=True))
+    if program is None or not is_same:
+        return None
+    unchanged = all(np.array_equal(v, program.graph.frozen[name].get_value()) for name, v in frozen.items())
+    return program if unchanged else None
+
+
+def _build_checked(model: pm.Model, start: dict[str, np.ndarray], jacobian: bool) -> Program:
+    try:
+        return build_program(model, start, jacobian=jacobian)
+    except NoRoute as failure:
+        if failure.nonfinite is None:
+            raise explain_no_route(model, failure.errors) from failure
+        found = Objective(model, failure.nonfinite.program, start, failure.nonfinite.data)
+        raise ValueError(explain_at(found, start)) from failure
+
+
+def explain_at(objective: Objective, start: dict[str, np.ndarray]) -> str:
+    """Say why loss or gradient are not finite at a start."""
+    key = jax.random.key(0)
+    loss, grads = objective.value_and_grad(start, key)
+    return explain_start(objective.model, start, objective.data, objective.values_of, loss, grads)
+
+
+def _place(program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
+    """Put data where JAX computes, and leave there what has not changed since the last time."""
+    placed = program.compiled.setdefault("placed", {})
+    for name, array in arrays.items():
+        if name not in placed or placed[name][0] is not array:
+            placed[name] = array, jnp.asarray(array)
+    return {name: placed[name][1] for name in arrays}
+
+
+def _check_shapes(objective: Objective, given: dict[str, tuple[int, ...]]) -> None:
+    try:
+        jax.eval_shape(objective.program.value, objective.start, objective.data, jax.random.key(0))
+    except Exception as error:
+        shapes = ", ".join(f"{name}{list(shape)}" for name, shape in given.items())
+        raise ValueError(
+            f"The new shapes do not fit the model: {shapes}. Pass every array that shares the changed length. ({error})"
+        ) from error

@@ -1,0 +1,142 @@
+"""An Objective, starts and a transformation in; where each search ended, and the path it took, come out."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import optax
+
+from pm_psyphy.checkpoint import Checkpoint, describe_run, read_checkpoint, write_checkpoint
+from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop, run_chunks
+from pm_psyphy.objective import Objective
+from pm_psyphy.progress import ProgressLine
+from pm_psyphy.status import Status
+
+
+class Progress(NamedTuple):
+    """What a callback sees: the best of the starts so far."""
+
+    step: int
+    loss: float
+    gradient_norm: float
+    params: dict[str, np.ndarray]
+    """Unconstrained, by value-variable name."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Where B searches ended, and how they got there."""
+
+    params: dict[str, np.ndarray]
+    """Best unconstrained parameters, each (B, ...)."""
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    status: list[Status]
+    last_step: np.ndarray
+    logged_steps: np.ndarray
+    """(T,)"""
+    logged: np.ndarray
+    """(T, B, 2): loss and gradient norm."""
+    compile_seconds: float
+    run_seconds: float
+
+
+def minimise(
+    objective: Objective,
+    transformation: optax.GradientTransformationExtraArgs,
+    starts: dict[str, np.ndarray],
+    settings: Settings,
+    *,
+    seed: int = 0,
+    flat: bool = True,
+    label: str = "",
+    progressbar: bool = False,
+    callback: Callable[[Progress], Any] | None = None,
+    checkpoint: str | Path | None = None,
+) -> Trajectory:
+    """Search for the minimum from several starts at once.
+
+    Parameters
+    ----------
+    objective : Objective
+    transformation : optax.GradientTransformationExtraArgs
+    starts : dict of ndarray, each (B, ...)
+    settings : Settings
+    seed : int
+        Of the random draws of a stochastic objective.
+    flat : bool
+        Whether the transformation sees one flat vector of parameters, or the dict.
+    label : str
+        Names the optimiser, on the progress bar and in the checkpoint.
+    progressbar : bool
+    callback : callable, optional
+        Called with a `Progress` at the end of each chunk; a true return value stops the search.
+    checkpoint : path, optional
+        Written at the end of each chunk, and read at the start if it is there.
+
+    Returns
+    -------
+    Trajectory
+    """
+    loop, search, compile_seconds = get_loop(objective.program, transformation, starts, objective.data, flat=flat)
+    run = describe_run(objective, search, label) if checkpoint else ""
+    state = read_checkpoint(checkpoint, search, run) if checkpoint else None
+    state = state or Checkpoint(search, seed, np.zeros(0, int), np.zeros((0, search.code.size, 2)))
+    if checkpoint and state.search.step == UNSTARTED:
+        write_checkpoint(checkpoint, state, run)
+    state = state._replace(search=_reopen(state.search, settings.tolerance))
+    begun, interrupted = time.perf_counter(), False
+    with ProgressLine(label, settings.steps) if progressbar else nullcontext() as line:
+        try:
+            for search, steps, rows in run_chunks(loop, state.search, objective.data, state.seed, settings):
+                state = state.extend(search, steps, rows.reshape(len(steps), -1, 2))
+                progress = _summarise(loop, search) if line or callback else None
+                if line:
+                    line.show(progress.step, progress.loss, progress.gradient_norm)
+                if checkpoint:
+                    write_checkpoint(checkpoint, state, run, keep_going=True)
+                if callback and callback(progress):
+                    interrupted = True
+                    break
+        except KeyboardInterrupt:
+            if state.search.step == UNSTARTED:
+                raise
+            interrupted = True
+    return _conclude(loop, state, interrupted, compile_seconds, time.perf_counter() - begun)
+
+
+def _conclude(loop: Loop, state: Checkpoint, interrupted: bool, compile_seconds: float, run_seconds: float) -> Trajectory:
+    codes = np.atleast_1d(state.search.code)
+    names = {Code.CONVERGED: Status.CONVERGED, Code.STALLED: Status.STALLED, Code.DIVERGED: Status.DIVERGED}
+    still = Status.INTERRUPTED if interrupted else Status.MAX_STEPS
+    return Trajectory(
+        params=loop.unravel(state.search.best_params),
+        loss=np.atleast_1d(state.search.best_loss),
+        gradient_norm=np.atleast_1d(state.search.best_gradient_norm),
+        status=[names.get(Code(code), still) for code in codes],
+        last_step=np.atleast_1d(state.search.last_step),
+        logged_steps=state.logged_steps,
+        logged=state.logged,
+        compile_seconds=compile_seconds,
+        run_seconds=run_seconds,
+    )
+
+
+def _summarise(loop: Loop, search: Search) -> Progress:
+    losses, norms = np.atleast_1d(search.best_loss), np.atleast_1d(search.best_gradient_norm)
+    best = int(np.argmin(losses))
+    params = {name: stack[best] for name, stack in loop.unravel(search.best_params).items()}
+    return Progress(int(search.step) - 1, float(losses[best]), float(norms[best]), params)
+
+
+def _reopen(search: Search, tolerance: float) -> Search:
+    """Let a resumed search go on where the tolerance is stricter now."""
+    if search.step == UNSTARTED:
+        return search
+    loose = np.asarray(search.best_gradient_norm) > tolerance * np.maximum(1, np.abs(search.best_loss))
+    code = np.where(loose & (np.asarray(search.code) == Code.CONVERGED), Code.RUNNING, search.code)
+    return search._replace(code=code.astype(np.int32))

@@ -1,0 +1,187 @@
+"""A PyMC model in; a Program comes out: pure JAX functions of (parameters, data, key), by the first route that works."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import jax
+import numpy as np
+import pymc as pm
+import pytensor
+import pytensor.tensor as pt
+
+from pm_psyphy.graph import FREEZING, LiftedGraph, lift, name_terms_with, read_data
+from pm_psyphy.linker import OpNotInJAX, translate
+
+type Params = dict[str, jax.Array]
+type Data = dict[str, jax.Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """What is compiled once for a model and serves all its data sets."""
+
+    route: str
+    value: Callable[[Params, Data, Any], jax.Array]
+    value_and_grad: Callable[[Params, Data, Any], tuple[jax.Array, Params]]
+    graph: LiftedGraph
+    freeze: str
+    on_host: set[str]
+    """Names of the ops that JAX lacks and the host runs."""
+    compiled: dict[Any, Any] = field(default_factory=dict)
+    """What was compiled from this program since: fits by their settings, the constrained variables."""
+
+    @property
+    def stochastic(self) -> bool:
+        return bool(self.graph.generators)
+
+    @cached_property
+    def jitted_value(self) -> Callable:
+        return jax.jit(self.value)
+
+    @cached_property
+    def jitted_value_and_grad(self) -> Callable:
+        return jax.jit(self.value_and_grad)
+
+
+class NoRoute(Exception):
+    """No route gives a finite loss and gradient at the start; `errors` says for each what went wrong."""
+
+    def __init__(self, errors: dict[str, Exception]):
+        super().__init__("; ".join(f"{route}: {error}" for route, error in errors.items()))
+        self.errors = errors
+
+    @property
+    def nonfinite(self) -> "NotFinite | None":
+        return next((error for error in self.errors.values() if isinstance(error, NotFinite)), None)
+
+
+class NotFinite(Exception):
+    """A route compiled, and its loss or gradient at the start is not finite."""
+
+    def __init__(self, program: Program, data: dict[str, Any]):
+        super().__init__("loss or gradient not finite at the start")
+        self.program, self.data = program, data
+
+
+def build_program(model: pm.Model, start: Mapping[str, np.ndarray], *, jacobian: bool) -> Program:
+    """Compile -log p of a model and its gradient, and accept the first route whose values are finite at the start.
+
+    Raises
+    ------
+    NoRoute
+        If none is.
+    """
+    set_precision(model)
+    loss = -model.logp(jacobian=jacobian)
+    errors: dict[str, Exception] = {}
+    for route, graph, freeze in _list_routes(model, loss, errors):
+        on_host: set[str] | None = set() if route.startswith("callback") else None
+        try:
+            program = _compile_route(route, graph, freeze, on_host)
+            _check_finite(program, start)
+        except Exception as error:
+            errors[route] = error
+        else:
+            return program
+    raise NoRoute(errors)
+
+
+def explain_no_route(model: pm.Model, errors: dict[str, Exception]) -> NotImplementedError:
+    """Return the error that names the op and the variables for which no route works."""
+    ops = {error.op: error for error in errors.values() if isinstance(error, OpNotInJAX)}
+    if not ops:
+        reasons = " ".join(f"{route}: {type(error).__name__}: {error}" for route, error in errors.items())
+        return NotImplementedError(f"This model could not be compiled to JAX. {reasons}")
+    op, error = next(reversed(ops.items()))
+    terms = name_terms_with(model, op)
+    where = f"needed by {', '.join(terms)}" if terms else "in its log probability or gradient"
+    return NotImplementedError(
+        f"JAX cannot run {op}, {where}, and the host cannot stand in for it ({error.__cause__}). "
+        "Rewrite that variable with other ops, or give it `observed` data of fixed shape."
+    )
+
+
+def set_precision(model: pm.Model) -> None:
+    """Let JAX keep the model's floats: PyTensor sets this when its JAX side is first imported, from floatX then."""
+    import pytensor.link.jax.dispatch  # noqa: F401
+
+    if any(v.dtype == "float64" for v in model.value_vars) and not jax.config.read("jax_enable_x64"):
+        jax.config.update("jax_enable_x64", True)
+
+
+def _list_routes(model, loss, errors) -> Iterator[tuple[str, LiftedGraph, str]]:
+    """Yield routes in the order of preference, leaving out those that cannot help after what went wrong so far."""
+    tried = []
+    for freeze in FREEZING:
+        graph = lift(model, [loss], freeze=freeze)
+        if any(graph.data.keys() == other.data.keys() for _, other in tried):
+            continue
+        tried.append((freeze, graph))
+        suffix = "" if freeze == "nothing" else "-frozen"
+        yield f"pytensor{suffix}", graph, freeze
+        yield f"jax{suffix}", graph, freeze
+        if not any(_is_about_shapes(error) for error in errors.values()):
+            break
+    if any(isinstance(error, OpNotInJAX) for error in errors.values()):
+        for freeze, graph in tried:
+            yield "callback" if freeze == "nothing" else "callback-frozen", graph, freeze
+
+
+def _is_about_shapes(error: Exception) -> bool:
+    cause = error.__cause__ or error
+    if isinstance(error, NotFinite) or isinstance(cause, ImportError):
+        return False
+    return "No JAX conversion" not in str(cause) and "No JAX implementation" not in str(cause)
+
+
+def _compile_route(route: str, graph: LiftedGraph, freeze: str, on_host: set[str] | None) -> Program:
+    names = [p.name for p in graph.parameters]
+    (loss,) = graph.outputs
+    if route.startswith("jax"):
+        value = _call_by_name(translate(graph.inputs, [loss], on_host=on_host), graph, lambda out: out[0])
+        value_and_grad = jax.value_and_grad(value)
+    else:
+        grads = pt.grad(loss, graph.parameters, disconnected_inputs="ignore")
+        function = translate(graph.inputs, [loss, *grads], on_host=on_host)
+        value_and_grad = _call_by_name(function, graph, lambda out: (out[0], dict(zip(names, out[1:], strict=True))))
+
+        def value(params, data, key):
+            return value_and_grad(params, data, key)[0]
+
+    return Program(route, value, value_and_grad, graph, freeze, on_host or set())
+
+
+def _call_by_name(function: Callable, graph: LiftedGraph, unpack: Callable) -> Callable:
+    """Turn a function of many arrays into one of dicts of parameters and data, and a key for its random draws."""
+    parameters, data = [p.name for p in graph.parameters], list(graph.data)
+
+    def call(params, arrays, key):
+        draws = [{"jax_state": raw_key(key, i)} for i in range(len(graph.generators))]
+        return unpack(function(*(params[n] for n in parameters), *(arrays[n] for n in data), *draws))
+
+    return call
+
+
+def raw_key(key: Any, index: int) -> jax.Array:
+    """Return the two numbers that PyTensor's JAX generators hold, for one of several generators."""
+    folded = jax.random.fold_in(key, index)
+    return jax.random.key_data(folded) if jax.dtypes.issubdtype(folded.dtype, jax.dtypes.prng_key) else folded
+
+
+def _check_finite(program: Program, start: Mapping[str, np.ndarray]) -> None:
+    data = read_data(program.graph.sources)
+    loss, grads = program.jitted_value_and_grad(dict(start), data, jax.random.key(0))
+    if not all(np.isfinite(v).all() for v in (loss, *grads.values())):
+        raise NotFinite(program, data)
+
+
+def build_constrain(model: pm.Model, freeze: str) -> tuple[Callable[[Params, Data], dict[str, jax.Array]], LiftedGraph]:
+    """Compile the user's own variables and deterministics as functions of unconstrained parameters and data."""
+    variables = [*model.free_RVs, *model.deterministics]
+    graph = lift(model, model.replace_rvs_by_values(variables), freeze=freeze)
+    names = [v.name for v in variables]
+    function = translate(graph.inputs, graph.outputs, on_host=set())
+    by_name = _call_by_name(function, graph, lambda out: dict(zip(names, out, strict=True)))
+    return jax.jit(lambda params, data: by_name(params, data, jax.random.key(0))), graph

@@ -1,0 +1,158 @@
+"""A PyMC model and initial values in; starting points in the unconstrained space come out, or the reason why not."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import pymc as pm
+import pytensor
+from pymc.initial_point import make_initial_point_fn
+
+from pm_psyphy.graph import lift
+
+_DRAWERS: WeakKeyDictionary[pm.Model, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def draw_starts(
+    model: pm.Model,
+    *,
+    n: int = 1,
+    init: str | None = None,
+    initvals: Mapping[str, Any] | None = None,
+    random_seed: int | None = None,
+) -> dict[str, np.ndarray]:
+    """Return `n` starting points, stacked along a leading axis.
+
+    Parameters
+    ----------
+    model : pm.Model
+    n : int
+    init : {None, "jitter", "prior"}
+        None: the model's initial point. ``"jitter"``: the initial point, and U(-1, 1) around it in the unconstrained
+        space for all but the first. ``"prior"``: draws from the prior.
+    initvals : dict, optional
+        Values by variable name, transformed names for unconstrained values, or ``"prior"``, ``"support_point"``.
+    random_seed : int, optional
+
+    Returns
+    -------
+    dict of str to ndarray, each of shape (n, ...)
+    """
+    values, strategies, unconstrained = _sort_initvals(model, initvals or {})
+    rng = np.random.default_rng(random_seed)
+    points = []
+    for i in range(n):
+        jitter = init == "jitter" and (i > 0 or n == 1)
+        draw, inputs = _drawer(model, "prior" if init == "prior" else "support_point", jitter, values, strategies)
+        for name, value in values.items():
+            inputs[name].set_value(value)
+        points.append(draw(int(rng.integers(2**30))) | unconstrained)
+    return {name: np.stack([point[name] for point in points]) for name in points[0]}
+
+
+def _sort_initvals(model, initvals: Mapping[str, Any]) -> tuple[dict, dict, dict]:
+    """Split initial values into arrays by variable name, strategies, and values already unconstrained."""
+    free = {rv.name: rv for rv in model.free_RVs}
+    value_vars = {v.name: v for v in model.value_vars}
+    arrays, strategies, unconstrained = {}, {}, {}
+    for key, value in initvals.items():
+        name = getattr(key, "name", key)
+        if isinstance(value, str) and name in free:
+            if value not in ("prior", "support_point"):
+                raise ValueError(f"initvals[{name!r}] is {value!r}. Give an array, 'prior' or 'support_point'.")
+            strategies[name] = value
+        elif name in free:
+            arrays[name] = _fill(name, np.asarray(value, free[name].dtype), free[name].type.shape)
+        elif name in value_vars:
+            unconstrained[name] = _fill(name, np.asarray(value, value_vars[name].dtype), value_vars[name].type.shape)
+        else:
+            raise ValueError(f"initvals name {name!r}, which is no free variable. The model has {', '.join(free)}.")
+    return arrays, strategies, unconstrained
+
+
+def _fill(name: str, value: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
+    if value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True)):
+        return value
+    try:
+        return np.broadcast_to(value, [1 if n is None else n for n in shape]).copy()
+    except ValueError:
+        raise ValueError(f"initvals[{name!r}] has shape {value.shape}. The variable has shape {shape}.") from None
+
+
+def _drawer(model, default, jitter, values, strategies):
+    """Return the compiled function that draws a start, and the shared variables that hold the given values."""
+    signature = (
+        default,
+        jitter,
+        tuple((name, np.shape(value)) for name, value in values.items()),
+        tuple(strategies.items()),
+        tuple((id(rv), id(initval)) for rv, initval in model.rvs_to_initial_values.items()),
+    )
+    known = _DRAWERS.setdefault(model, {})
+    if signature not in known:
+        inputs = {name: pytensor.shared(value, name=f"{name}_initval") for name, value in values.items()}
+        draw = make_initial_point_fn(
+            model=model,
+            overrides={**inputs, **strategies},
+            default_strategy=default,
+            jitter_rvs=set(model.free_RVs) if jitter else None,
+        )
+        known[signature] = draw, inputs
+    return known[signature]
+
+
+def explain_start(
+    model: pm.Model, start: Mapping[str, np.ndarray], data: Mapping[str, Any], values_of: Callable, loss: Any, grads: Any
+) -> str:
+    """Say which data, variables and gradients make a start unusable.
+
+    Parameters
+    ----------
+    model : pm.Model
+    start : dict
+        The unconstrained point.
+    data : dict
+        Data of the objective by name.
+    values_of : callable
+        Returns the data of another graph of this model; see `Objective.values_of`.
+    loss : float
+    grads : dict
+        Gradient of the loss there.
+
+    Returns
+    -------
+    str
+    """
+    with_nan = {name: np.argwhere(np.isnan(values)) for name, values in data.items() if _has_nan(values)}
+    if with_nan:
+        counts = (f"{name!r} ({len(at)} NaN, first at index {tuple(map(int, at[0]))})" for name, at in with_nan.items())
+        return f"The data hold NaN: {', '.join(counts)}. Drop these rows, or model them as missing."
+    faults = [f"log p of {name!r} is {value}" for name, value in _term_values(model, start, values_of) if not np.isfinite(value)]
+    faults += [
+        f"the gradient for {name!r} is not finite" for name, grad in grads.items() if not np.isfinite(grad).all()
+    ]
+    values = ", ".join(f"{name} = {np.array2string(np.asarray(v), threshold=6, precision=4)}" for name, v in start.items())
+    return (
+        f"The loss at the start is {loss}: {'; '.join(faults) or 'a sum of finite terms overflows'}. "
+        f"Give other `initvals`, or check this variable's prior and data. The start was {values}."
+    )
+
+
+def _has_nan(values: Any) -> bool:
+    array = np.asarray(values)
+    return array.dtype.kind == "f" and bool(np.isnan(array).any())
+
+
+def _term_values(model, start, values_of):
+    terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
+    graph = lift(model, [t.sum() for t in model.logp(vars=terms, sum=False, jacobian=False)])
+    values = [start[p.name] for p in graph.parameters] + [np.asarray(v) for v in values_of(graph).values()]
+    function = pytensor.function(
+        [*graph.parameters, *graph.data.values()],
+        graph.outputs,
+        mode="FAST_COMPILE",
+        on_unused_input="ignore",
+        givens={g: pytensor.shared(np.random.default_rng(0)) for g in graph.generators},
+    )
+    return zip((t.name for t in terms), (float(v) for v in function(*values)), strict=True)
