@@ -40,7 +40,9 @@ class LiftedGraph:
 def check_model(model: pm.model.core.BaseModel) -> None:
     """Raise a clear error for a model that has no maximum to look for."""
     if not isinstance(model, pm.model.core.BaseModel):
-        raise TypeError(f"Expected a pm.Model, got {type(model).__name__}. Pass the model, or call inside `with model:`.")
+        raise TypeError(
+            f"Expected a pm.Model, got {type(model).__name__}. Pass the model, or call inside `with model:`."
+        )
     if not model.free_RVs:
         raise ValueError("The model has no free variables. Declare at least one prior without `observed`.")
     discrete = [v.name for v in model.free_RVs if v.dtype.startswith(("int", "uint", "bool"))]

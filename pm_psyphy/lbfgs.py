@@ -9,6 +9,7 @@ import optax
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
 MAX_TRIALS = 30
+MAX_IDLE = 10
 
 
 class LBFGSState(NamedTuple):
@@ -30,7 +31,8 @@ class LBFGSState(NamedTuple):
     s_y: jax.Array  # (m,) s_i . y_i
     scale: jax.Array  # s . y / y . y of the newest pair
     n_pairs: jax.Array  # stored since the last restart
-    stalled: jax.Array  # steepest descent found nothing lower either
+    n_idle: jax.Array  # accepted points in a row that lowered the loss by rounding only
+    stalled: jax.Array  # nothing lower is left to working precision
 
 
 def lbfgs(memory_size: int = 20) -> optax.GradientTransformationExtraArgs:
@@ -67,7 +69,7 @@ def lbfgs(memory_size: int = 20) -> optax.GradientTransformationExtraArgs:
             point=params, value=zero + jnp.inf, grad=zeros, direction=zeros, slope=zero,
             stepsize=zero, low=jnp.zeros(3, params.dtype), high=zero + jnp.inf, n_trials=count,
             s=pairs, y=pairs, r_inverse=small, y_y=small, s_y=small[0], scale=zero + 1.0,
-            n_pairs=count, stalled=count > 0,
+            n_pairs=count, n_idle=count, stalled=count > 0,
         )  # fmt: skip
 
     def update(grads, state: LBFGSState, params, *, value, **_):
@@ -147,7 +149,9 @@ def _set_out(state: LBFGSState, params, value, grads) -> LBFGSState:
     inner = state.r_inverse @ (state.s @ grads)
     middle = state.s_y * inner + state.scale * (state.y_y @ inner - state.y @ grads)
     direction = state.scale * (inner @ state.y - grads) - (middle @ state.r_inverse) @ state.s
-    at = state._replace(point=params, value=value, grad=grads)
+    is_idle = value >= state.value - 2 * jnp.finfo(value.dtype).eps * jnp.abs(state.value)
+    n_idle = jnp.where(is_idle, state.n_idle + 1, 0)
+    at = state._replace(point=params, value=value, grad=grads, n_idle=n_idle, stalled=n_idle >= MAX_IDLE)
     quasi_newton = _aim(at, direction, grads @ direction, jnp.ones_like(value))
     return _select((state.n_pairs > 0) & (quasi_newton.slope < 0), quasi_newton, _restart(at))
 

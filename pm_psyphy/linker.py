@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytensor
@@ -22,12 +23,20 @@ class OpNotInJAX(NotImplementedError):
         self.op = op
 
 
-def translate(inputs: Sequence[Variable], outputs: Sequence[Variable], *, on_host: set[str] | None = None) -> Callable:
+def translate(
+    inputs: Sequence[Variable],
+    outputs: Sequence[Variable],
+    *,
+    check_bounds: bool = True,
+    on_host: set[str] | None = None,
+) -> Callable:
     """Translate a graph into a JAX function, rewritten by PyTensor's JAX mode first.
 
     Parameters
     ----------
     inputs, outputs : sequence of Variable
+    check_bounds : bool
+        Whether parameters outside their domain give a log probability of -inf, as `pm.Model(check_bounds=True)` says.
     on_host : set of str, optional
         Given, ops without a JAX translation run on the host through ``jax.pure_callback``, and their names are added
         to this set when the function is traced.
@@ -43,11 +52,11 @@ def translate(inputs: Sequence[Variable], outputs: Sequence[Variable], *, on_hos
         Here or when the result is traced, if `on_host` is None.
     """
     from pytensor.link.jax.dispatch import jax_funcify
-    from pytensor.link.jax.dispatch.basic import jax_typify
 
     fgraph = FunctionGraph(list(inputs), list(outputs), clone=True)
-    # Without this rewrite JAX drops PyMC's parameter checks, and a negative sigma gives NaN instead of -inf.
-    mode = get_mode("JAX").including("local_check_parameter_to_ninf_switch")
+    # Left alone, PyMC's parameter checks are dropped by JAX, and a negative sigma gives NaN instead of -inf.
+    checks = "local_check_parameter_to_ninf_switch" if check_bounds else "local_remove_check_parameter"
+    mode = get_mode("JAX").including(checks)
     mode.optimizer.rewrite(fgraph)
 
     def convert(op, node: Apply, **kwargs) -> Callable:
@@ -64,18 +73,42 @@ def translate(inputs: Sequence[Variable], outputs: Sequence[Variable], *, on_hos
 
         def run(*args):
             try:
-                return in_jax(*args)
+                results = in_jax(*args)
             except Exception as error:
-                host = fall_back(error)
-            return host(*args)
+                results = fall_back(error)(*args)
+            return _as_declared(results, node)
 
         return run
 
     with warnings.catch_warnings():
         # Assertions have no place in a compiled program; the start is checked instead.
         warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
-        function = fgraph_to_python(fgraph, convert, type_conversion_fn=jax_typify)
+        function = fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
     return function
+
+
+def _typify(value: Any, **kwargs) -> Any:
+    """Give a constant to JAX with its own type: a Python float would let float32 partners win."""
+    from pytensor.link.jax.dispatch.basic import jax_typify
+
+    if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "f":
+        return value
+    return jax_typify(value, **kwargs)
+
+
+def _as_declared(results: Any, node: Apply) -> Any:
+    """Keep floats in the type that PyTensor declares for them; JAX's promotion may choose a smaller one."""
+    import jax
+
+    def cast(result, variable):
+        if not isinstance(result, jax.Array) or not variable.dtype.startswith("float"):
+            return result
+        dtype = jax.dtypes.canonicalize_dtype(variable.dtype)
+        return result if result.dtype == dtype and not result.weak_type else jax.lax.convert_element_type(result, dtype)
+
+    if isinstance(results, tuple | list):
+        return [cast(r, v) if isinstance(v.type, TensorType) else r for r, v in zip(results, node.outputs, strict=True)]
+    return cast(results, node.outputs[0]) if isinstance(node.outputs[0].type, TensorType) else results
 
 
 def _run_on_host(node: Apply) -> Callable:

@@ -118,8 +118,11 @@ def _compile_loop(program: Program, transformation, starts: Params, data: Data, 
     unravel = ravel_pytree({name: stack[0] for name, stack in starts.items()})[1] if flat else _identity
     params = ravel(starts)
     params = params if n_starts > 1 else jax.tree.map(lambda stack: stack[0], params)
-    init = partial(_init_search, transformation, n_starts)
-    unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, params))._replace(step=UNSTARTED)
+    loss = jax.eval_shape(program.value, {name: stack[0] for name, stack in starts.items()}, data, jax.random.key(0))
+    init = partial(_init_search, transformation, n_starts, loss.dtype)
+    unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, params))._replace(
+        step=UNSTARTED
+    )
     advance = jax.jit(_make_advance(program, transformation, init, unravel, flat, n_starts))
     arguments = unstarted, data, np.uint32(0), np.int32(0), np.int32(1), unstarted.best_loss.reshape(-1)[0]
     return Loop(advance.lower(*arguments).compile(), ravel, unstack, unstarted, [])
@@ -140,9 +143,9 @@ def _unstack(shapes: dict[str, tuple[int, ...]], params: Params) -> dict[str, np
     return {name: np.asarray(params[name]).reshape(-1, *shape) for name, shape in shapes.items()}
 
 
-def _init_search(transformation, n_starts: int, params: Any) -> Search:
+def _init_search(transformation, n_starts: int, dtype: Any, params: Any) -> Search:
     def init(params):
-        infinite = jnp.asarray(jnp.inf, jnp.result_type(*jax.tree.leaves(params)))
+        infinite = jnp.asarray(jnp.inf, dtype)
         return transformation.init(params), jnp.int32(Code.RUNNING), infinite, infinite, jnp.int32(0)
 
     opt_state, code, loss, norm, last = (jax.vmap(init) if n_starts > 1 else init)(params)
@@ -158,7 +161,7 @@ def _make_advance(program: Program, transformation, init: Callable, unravel, fla
 
     def take_step(search: Search, data, key, tolerance) -> tuple[Search, jax.Array]:
         loss, grads = value_and_grad(search.params, data, key)
-        norm = jnp.max(jnp.stack([jnp.max(jnp.abs(g), initial=0) for g in jax.tree.leaves(grads)]))
+        norm = jnp.max(jnp.stack([jnp.max(jnp.abs(g), initial=0) for g in jax.tree.leaves(grads)])).astype(loss.dtype)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         params, opt_state = update_params(
             transformation, search.params, search.opt_state, loss, grads, lambda p: program.value(unravel(p), data, key)
@@ -170,6 +173,7 @@ def _make_advance(program: Program, transformation, init: Callable, unravel, fla
         stalled = opt_state.stalled if is_lbfgs else jnp.zeros_like(finite)
         better = converged | (finite & (program.stochastic | (loss < search.best_loss)))
         best_loss = jnp.where(better, loss, search.best_loss)
+        best_norm = jnp.where(better, norm, search.best_gradient_norm)
         code = jnp.where(
             converged, Code.CONVERGED, jnp.where(failed, Code.DIVERGED, jnp.where(stalled, Code.STALLED, Code.RUNNING))
         )
@@ -180,11 +184,11 @@ def _make_advance(program: Program, transformation, init: Callable, unravel, fla
             code=code.astype(jnp.int32),
             best_params=jax.tree.map(lambda p, q: jnp.where(better, p, q), search.params, search.best_params),
             best_loss=best_loss,
-            best_gradient_norm=jnp.where(better, norm, search.best_gradient_norm),
+            best_gradient_norm=best_norm,
             last_step=search.step,
         )
-        shown = (best_loss, jnp.where(better, norm, search.best_gradient_norm)) if is_lbfgs else (loss, norm)
-        return new, jnp.stack([jnp.asarray(v, best_loss.dtype) for v in shown])
+        shown = (best_loss, best_norm) if is_lbfgs else (loss, norm)
+        return new, jnp.stack(shown)
 
     def take_steps(search: Search, data, key, tolerance):
         axes = Search(0, 0, None, 0, 0, 0, 0, 0)

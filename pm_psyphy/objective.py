@@ -172,13 +172,19 @@ class Objective:
     def _convert(self, name: str, array: Any) -> jax.Array:
         expected = self.program.graph.data[name].type
         given = np.asarray(array)
-        if given.ndim != expected.ndim or any(n not in (None, m) for n, m in zip(expected.shape, given.shape, strict=True)):
+        if given.ndim != expected.ndim or any(
+            n not in (None, m) for n, m in zip(expected.shape, given.shape, strict=True)
+        ):
             wanted = tuple(np.shape(self.data[name]))
             raise ValueError(
                 f"{name!r} was given with shape {given.shape}, the model has {wanted}. "
                 "Pass the same shape, or declare it with pm.Data, whose lengths may change."
             )
-        if expected.dtype.startswith(("int", "uint")) and given.dtype.kind == "f" and not np.all(given == np.round(given)):
+        if (
+            expected.dtype.startswith(("int", "uint"))
+            and given.dtype.kind == "f"
+            and not np.all(given == np.round(given))
+        ):
             raise ValueError(f"{name!r} was given with fractions, the model has {expected.dtype}. Pass whole numbers.")
         return jnp.asarray(given.astype(expected.dtype))
 
@@ -192,7 +198,9 @@ class Objective:
 
     def _check_key(self, key: Any) -> Any:
         if self.stochastic and key is None:
-            raise ValueError("This objective draws random numbers. Pass a fresh key, as jax.random.key(0), at each call.")
+            raise ValueError(
+                "This objective draws random numbers. Pass a fresh key, as jax.random.key(0), at each call."
+            )
         return key
 
 

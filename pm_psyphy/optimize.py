@@ -109,7 +109,9 @@ def minimise(
     return _conclude(loop, state, interrupted, compile_seconds, time.perf_counter() - begun)
 
 
-def _conclude(loop: Loop, state: Checkpoint, interrupted: bool, compile_seconds: float, run_seconds: float) -> Trajectory:
+def _conclude(
+    loop: Loop, state: Checkpoint, interrupted: bool, compile_seconds: float, run_seconds: float
+) -> Trajectory:
     codes = np.atleast_1d(state.search.code)
     names = {Code.CONVERGED: Status.CONVERGED, Code.STALLED: Status.STALLED, Code.DIVERGED: Status.DIVERGED}
     still = Status.INTERRUPTED if interrupted else Status.MAX_STEPS

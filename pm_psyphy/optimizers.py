@@ -44,7 +44,9 @@ def make_transformation(
         return optax.with_extra_args_support(optimizer)
     name = optimizer or ("adam" if stochastic else "lbfgs")
     if not isinstance(name, str):
-        raise TypeError(f"optimizer is a {type(name).__name__}. Pass {_list_names()} or an optax.GradientTransformation.")
+        raise TypeError(
+            f"optimizer is a {type(name).__name__}. Pass {_list_names()} or an optax.GradientTransformation."
+        )
     if name.lower() not in NAMES:
         raise ValueError(f"There is no optimizer {name!r}. Pass {_list_names()} or an optax.GradientTransformation.")
     name = name.lower()
@@ -84,7 +86,9 @@ def needs_flat(optimizer: str | optax.GradientTransformation | None, stochastic:
 
 # One object per setting: the compiled loops of a model are found again by the identity of their transformation.
 @lru_cache(maxsize=64)
-def _make(name: str, learning_rate: LearningRate | None, momentum: float | None) -> optax.GradientTransformationExtraArgs:
+def _make(
+    name: str, learning_rate: LearningRate | None, momentum: float | None
+) -> optax.GradientTransformationExtraArgs:
     if name == "lbfgs":
         return lbfgs()
     if name == "sgd":

@@ -1,11 +1,13 @@
 """A PyMC model in; a Program comes out: pure JAX functions of (parameters, data, key), by the first route that works."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 import pytensor
@@ -79,7 +81,7 @@ def build_program(model: pm.Model, start: Mapping[str, np.ndarray], *, jacobian:
     for route, graph, freeze in _list_routes(model, loss, errors):
         on_host: set[str] | None = set() if route.startswith("callback") else None
         try:
-            program = _compile_route(route, graph, freeze, on_host)
+            program = _compile_route(route, graph, freeze, on_host, model.check_bounds)
             _check_finite(program, start)
         except Exception as error:
             errors[route] = error
@@ -136,16 +138,26 @@ def _is_about_shapes(error: Exception) -> bool:
     return "No JAX conversion" not in str(cause) and "No JAX implementation" not in str(cause)
 
 
-def _compile_route(route: str, graph: LiftedGraph, freeze: str, on_host: set[str] | None) -> Program:
-    names = [p.name for p in graph.parameters]
+def _compile_route(
+    route: str, graph: LiftedGraph, freeze: str, on_host: set[str] | None, check_bounds: bool
+) -> Program:
     (loss,) = graph.outputs
+    dtypes = {p.name: p.dtype for p in graph.parameters}
+    # PyTensor sums in float64; a float32 model keeps a float32 loss and gradient.
+    dtype = np.result_type(*dtypes.values())
     if route.startswith("jax"):
-        value = _call_by_name(translate(graph.inputs, [loss], on_host=on_host), graph, lambda out: out[0])
+        function = translate(graph.inputs, [loss], check_bounds=check_bounds, on_host=on_host)
+        value = _call_by_name(function, graph, lambda out: out[0].astype(dtype))
         value_and_grad = jax.value_and_grad(value)
     else:
         grads = pt.grad(loss, graph.parameters, disconnected_inputs="ignore")
-        function = translate(graph.inputs, [loss, *grads], on_host=on_host)
-        value_and_grad = _call_by_name(function, graph, lambda out: (out[0], dict(zip(names, out[1:], strict=True))))
+        function = translate(graph.inputs, [loss, *grads], check_bounds=check_bounds, on_host=on_host)
+
+        def unpack(out):
+            grads = {n: g.astype(d) for (n, d), g in zip(dtypes.items(), out[1:], strict=True)}
+            return out[0].astype(dtype), grads
+
+        value_and_grad = _call_by_name(function, graph, unpack)
 
         def value(params, data, key):
             return value_and_grad(params, data, key)[0]
@@ -159,7 +171,11 @@ def _call_by_name(function: Callable, graph: LiftedGraph, unpack: Callable) -> C
 
     def call(params, arrays, key):
         draws = [{"jax_state": raw_key(key, i)} for i in range(len(graph.generators))]
-        return unpack(function(*(params[n] for n in parameters), *(arrays[n] for n in data), *draws))
+        with warnings.catch_warnings():
+            # Without x64 there is no float64 to sum in, which is what was asked for.
+            warnings.filterwarnings("ignore", message="Explicitly requested dtype")
+            outputs = function(*(params[n] for n in parameters), *(arrays[n] for n in data), *draws)
+        return unpack([jnp.asarray(out) for out in outputs])
 
     return call
 
@@ -182,6 +198,6 @@ def build_constrain(model: pm.Model, freeze: str) -> tuple[Callable[[Params, Dat
     variables = [*model.free_RVs, *model.deterministics]
     graph = lift(model, model.replace_rvs_by_values(variables), freeze=freeze)
     names = [v.name for v in variables]
-    function = translate(graph.inputs, graph.outputs, on_host=set())
+    function = translate(graph.inputs, graph.outputs, check_bounds=model.check_bounds, on_host=set())
     by_name = _call_by_name(function, graph, lambda out: dict(zip(names, out, strict=True)))
     return jax.jit(lambda params, data: by_name(params, data, jax.random.key(0))), graph

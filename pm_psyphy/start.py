@@ -40,11 +40,13 @@ def draw_starts(
     dict of str to ndarray, each of shape (n, ...)
     """
     values, strategies, unconstrained = _sort_initvals(model, initvals or {})
+    if init == "prior":
+        strategies = {rv.name: "prior" for rv in model.free_RVs if rv.name not in values} | strategies
     rng = np.random.default_rng(random_seed)
     points = []
     for i in range(n):
         jitter = init == "jitter" and (i > 0 or n == 1)
-        draw, inputs = _drawer(model, "prior" if init == "prior" else "support_point", jitter, values, strategies)
+        draw, inputs = _drawer(model, jitter, values, strategies)
         for name, value in values.items():
             inputs[name].set_value(value)
         points.append(draw(int(rng.integers(2**30))) | unconstrained)
@@ -80,10 +82,9 @@ def _fill(name: str, value: np.ndarray, shape: tuple[int | None, ...]) -> np.nda
         raise ValueError(f"initvals[{name!r}] has shape {value.shape}. The variable has shape {shape}.") from None
 
 
-def _drawer(model, default, jitter, values, strategies):
+def _drawer(model, jitter, values, strategies):
     """Return the compiled function that draws a start, and the shared variables that hold the given values."""
     signature = (
-        default,
         jitter,
         tuple((name, np.shape(value)) for name, value in values.items()),
         tuple(strategies.items()),
@@ -95,7 +96,6 @@ def _drawer(model, default, jitter, values, strategies):
         draw = make_initial_point_fn(
             model=model,
             overrides={**inputs, **strategies},
-            default_strategy=default,
             jitter_rvs=set(model.free_RVs) if jitter else None,
         )
         known[signature] = draw, inputs
@@ -103,7 +103,12 @@ def _drawer(model, default, jitter, values, strategies):
 
 
 def explain_start(
-    model: pm.Model, start: Mapping[str, np.ndarray], data: Mapping[str, Any], values_of: Callable, loss: Any, grads: Any
+    model: pm.Model,
+    start: Mapping[str, np.ndarray],
+    data: Mapping[str, Any],
+    values_of: Callable,
+    loss: Any,
+    grads: Any,
 ) -> str:
     """Say which data, variables and gradients make a start unusable.
 
@@ -128,11 +133,17 @@ def explain_start(
     if with_nan:
         counts = (f"{name!r} ({len(at)} NaN, first at index {tuple(map(int, at[0]))})" for name, at in with_nan.items())
         return f"The data hold NaN: {', '.join(counts)}. Drop these rows, or model them as missing."
-    faults = [f"log p of {name!r} is {value}" for name, value in _term_values(model, start, values_of) if not np.isfinite(value)]
+    faults = [
+        f"log p of {name!r} is {value}"
+        for name, value in _term_values(model, start, values_of)
+        if not np.isfinite(value)
+    ]
     faults += [
         f"the gradient for {name!r} is not finite" for name, grad in grads.items() if not np.isfinite(grad).all()
     ]
-    values = ", ".join(f"{name} = {np.array2string(np.asarray(v), threshold=6, precision=4)}" for name, v in start.items())
+    values = ", ".join(
+        f"{name} = {np.array2string(np.asarray(v), threshold=6, precision=4)}" for name, v in start.items()
+    )
     return (
         f"The loss at the start is {loss}: {'; '.join(faults) or 'a sum of finite terms overflows'}. "
         f"Give other `initvals`, or check this variable's prior and data. The start was {values}."

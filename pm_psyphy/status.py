@@ -35,14 +35,14 @@ def describe(status: Status, *, step: int, gradient_norm: float, stochastic: boo
     -------
     str
     """
-    norm = f"{gradient_norm:.2g}"
+    norm, count = f"{gradient_norm:.2g}", f"{step:,} step{'s' if step != 1 else ''}"
     if status is Status.MAX_STEPS and stochastic:
-        return f"All {step:,} steps were taken; a random loss has no test of convergence."
+        return f"All {count} were taken; a random loss has no test of convergence."
     return {
-        Status.CONVERGED: f"Converged after {step:,} steps: the gradient is {norm}.",
-        Status.MAX_STEPS: f"Not converged after {step:,} steps: the gradient is {norm}. "
+        Status.CONVERGED: f"Converged after {count}: the gradient is {norm}.",
+        Status.MAX_STEPS: f"Not converged after {count}: the gradient is {norm}. "
         "Allow more steps, or try optimizer='lbfgs' or another learning_rate.",
-        Status.STALLED: f"Not converged: after {step:,} steps no lower loss was found, with a gradient of {norm}. "
+        Status.STALLED: f"Not converged: after {count} no lower loss was found, with a gradient of {norm}. "
         "The optimum is reached to working precision, or lies at a kink or the edge of the domain: check the estimate.",
         Status.DIVERGED: f"Diverged at step {step:,}: loss or gradient were not finite. The best parameters before it "
         f"are returned, with a gradient of {norm}. Lower the learning_rate, or try optimizer='lbfgs'.",
