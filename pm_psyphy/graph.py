@@ -8,7 +8,7 @@ import pymc as pm
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.replace import clone_replace
-from pytensor.graph.traversal import ancestors, graph_inputs
+from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
@@ -67,7 +67,7 @@ def lift(model: pm.model.core.BaseModel, outputs: Sequence[Variable], *, freeze:
     outputs : sequence of Variable
         Graphs in terms of the model's value variables.
     freeze : {"nothing", "shapes", "integers", "everything"}
-        What stays a constant: integer scalars and masks, which may decide a shape; all integers; all data. JAX needs
+        What stays a constant: scalars and masks, which may decide a shape; all integers; all data. JAX needs
         to know shapes when it compiles.
 
     Returns
@@ -110,17 +110,6 @@ def _read(source: Variable) -> np.ndarray:
     return value.filled(np.nan) if isinstance(value, np.ma.MaskedArray) else value
 
 
-def name_terms_with(model: pm.model.core.BaseModel, op_name: str) -> list[str]:
-    """Return the names of the variables and potentials in whose log probability an op appears."""
-    terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
-    graphs = model.logp(vars=terms, sum=False)
-    return [
-        term.name
-        for term, graph in zip(terms, graphs, strict=True)
-        if any(v.owner is not None and str(v.owner.op) == op_name for v in ancestors([graph]))
-    ]
-
-
 def _is_liftable(source: Variable, *, is_observed: bool) -> bool:
     # Boolean constants are masks: what they index has a shape that JAX must know when it compiles.
     if not isinstance(source, Constant) or not isinstance(source.type, TensorType) or source.dtype == "bool":
@@ -131,7 +120,7 @@ def _is_liftable(source: Variable, *, is_observed: bool) -> bool:
 def _is_frozen(source: Variable, freeze: str) -> bool:
     level = FREEZING.index(freeze)
     is_integer = getattr(source, "dtype", "").startswith(("int", "uint"))
-    decides_shape = isinstance(source, SharedVariable) and (source.dtype == "bool" or (is_integer and source.ndim == 0))
+    decides_shape = isinstance(source, SharedVariable) and (source.dtype == "bool" or source.ndim == 0)
     return (level >= 1 and decides_shape) or (level >= 2 and is_integer) or level >= 3
 
 

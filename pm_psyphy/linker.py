@@ -10,6 +10,7 @@ import pytensor
 from pytensor.compile.mode import get_mode
 from pytensor.graph.basic import Apply, Constant, Variable
 from pytensor.graph.fg import FunctionGraph
+from pytensor.graph.op import Op
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.link.utils import fgraph_to_python
 from pytensor.tensor.type import TensorType
@@ -62,8 +63,8 @@ def translate(
     def convert(op, node: Apply, **kwargs) -> Callable:
         def fall_back(error: Exception) -> Callable:
             if on_host is None:
-                raise OpNotInJAX(str(op), error) from error
-            on_host.add(str(op))
+                raise OpNotInJAX(name_op(op), error) from error
+            on_host.add(name_op(op))
             return _run_on_host(node)
 
         try:
@@ -85,6 +86,12 @@ def translate(
         warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
         function = fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
     return function
+
+
+def name_op(op: Op) -> str:
+    """Return what a person calls an op: an elementwise op by its scalar function."""
+    scalar_op = getattr(op, "scalar_op", op)
+    return getattr(scalar_op, "name", None) or type(scalar_op).__name__
 
 
 def _typify(value: Any, **kwargs) -> Any:
@@ -124,7 +131,9 @@ def _run_on_host(node: Apply) -> Callable:
         if not compiled:
             inputs = {i: node.inputs[i].type() for i in free}
             outputs = _rebuild(node, inputs)
-            compiled.append(pytensor.function(list(inputs.values()), outputs, on_unused_input="ignore"))
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Numba will use object mode")
+                compiled.append(pytensor.function(list(inputs.values()), outputs, on_unused_input="ignore"))
         results = compiled[0](*(np.asarray(v, node.inputs[i].dtype) for i, v in zip(free, values, strict=True)))
         return tuple(np.asarray(r, s.dtype).reshape(s.shape) for r, s in zip(results, shapes, strict=True))
 

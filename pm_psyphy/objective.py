@@ -114,7 +114,8 @@ class Objective:
         if ("constrain", names) not in self.program.compiled:
             self.program.compiled["constrain", names] = build_constrain(self.model, self.program.freeze)
         function, graph = self.program.compiled["constrain", names]
-        return function(self._check(params), self.values_of(graph))
+        values = function(self._check(params), self.values_of(graph))
+        return {v.name: values[v.name] for v in [*self.model.free_RVs, *self.model.deterministics]}
 
     def values_of(self, graph: LiftedGraph) -> dict[str, Any]:
         """Return the data of another graph of the same model, as this objective holds them.

@@ -12,9 +12,10 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytensor.tensor as pt
+from pytensor.graph.traversal import ancestors
 
-from pm_psyphy.graph import FREEZING, LiftedGraph, lift, name_terms_with, read_data
-from pm_psyphy.linker import OpNotInJAX, translate
+from pm_psyphy.graph import FREEZING, LiftedGraph, lift, read_data
+from pm_psyphy.linker import OpNotInJAX, name_op, translate
 
 type Params = dict[str, jax.Array]
 type Data = dict[str, jax.Array]
@@ -85,8 +86,14 @@ def build_program(model: pm.Model, start: Mapping[str, np.ndarray], *, jacobian:
             _check_finite(program, start)
         except Exception as error:
             errors[route] = error
-        else:
-            return program
+            continue
+        if program.on_host:
+            warnings.warn(
+                f"{', '.join(sorted(program.on_host))}: not in JAX, so the host runs it at each step, which is slow. "
+                "Other ops run on the device.",
+                stacklevel=2,
+            )
+        return program
     raise NoRoute(errors)
 
 
@@ -97,12 +104,23 @@ def explain_no_route(model: pm.Model, errors: dict[str, Exception]) -> NotImplem
         reasons = " ".join(f"{route}: {type(error).__name__}: {error}" for route, error in errors.items())
         return NotImplementedError(f"This model could not be compiled to JAX. {reasons}")
     op, error = next(reversed(ops.items()))
-    terms = name_terms_with(model, op)
+    terms = _name_terms_with(model, op)
     where = f"needed by {', '.join(terms)}" if terms else "in its log probability or gradient"
     return NotImplementedError(
         f"JAX cannot run {op}, {where}, and the host cannot stand in for it ({error.__cause__}). "
         "Rewrite that variable with other ops, or give it `observed` data of fixed shape."
     )
+
+
+def _name_terms_with(model: pm.model.core.BaseModel, op_name: str) -> list[str]:
+    """Return the names of the variables and potentials in whose log probability an op appears."""
+    terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
+    graphs = model.logp(vars=terms, sum=False)
+    return [
+        term.name
+        for term, graph in zip(terms, graphs, strict=True)
+        if any(v.owner is not None and name_op(v.owner.op) == op_name for v in ancestors([graph]))
+    ]
 
 
 def set_precision(model: pm.Model) -> None:
