@@ -112,9 +112,10 @@ def find_map(
     >>> round(float(fit["mu"]), 3), fit.converged
     (5.99, True)
     """
-    _check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
     begun = time.perf_counter()
+    _check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
     objective = model if isinstance(model, Objective) else compile_objective(model, initvals=initvals)
+    _check_names(var_names, objective.model)
     transformation = make_transformation(
         optimizer, stochastic=objective.stochastic, learning_rate=learning_rate, momentum=momentum
     )
@@ -164,6 +165,13 @@ def _check_settings(*, steps: int, log_every: int, starts: int, tolerance: float
         raise ValueError(f"tolerance is {tolerance}. Pass a number of at least 0, or None for the default.")
     if init not in (None, "jitter", "prior"):
         raise ValueError(f"init is {init!r}. Pass 'jitter' or 'prior'.")
+
+
+def _check_names(var_names: Sequence[str] | None, model: pm.Model) -> None:
+    known = [v.name for v in [*model.free_RVs, *model.deterministics]]
+    for name in var_names or ():
+        if name not in known:
+            raise ValueError(f"var_names holds {name!r}, which the model does not. It has {', '.join(known)}.")
 
 
 def _choose_starts(objective, model, starts, init, initvals, seed) -> dict[str, np.ndarray]:

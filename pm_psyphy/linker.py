@@ -13,6 +13,7 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.link.utils import fgraph_to_python
+from pytensor.tensor.subtensor import AdvancedSubtensor
 from pytensor.tensor.type import TensorType
 
 
@@ -30,6 +31,7 @@ def translate(
     *,
     check_bounds: bool = True,
     on_host: set[str] | None = None,
+    index_limits: dict[str, int] | None = None,
 ) -> Callable:
     """Translate a graph into a JAX function, rewritten by PyTensor's JAX mode first.
 
@@ -41,6 +43,9 @@ def translate(
     on_host : set of str, optional
         Given, ops without a JAX translation run on the host through ``jax.pure_callback``, and their names are added
         to this set when the function is traced.
+    index_limits : dict of str to int, optional
+        Given, it receives, when the function is traced, the name of each integer input that indexes an axis, and the
+        length of that axis. JAX takes the last element for an index beyond it; the caller can check.
 
     Returns
     -------
@@ -73,6 +78,8 @@ def translate(
             return fall_back(error)
 
         def run(*args):
+            if index_limits is not None:
+                _note_limits(node, args, fgraph, index_limits)
             try:
                 results = in_jax(*args)
             except Exception as error:
@@ -86,6 +93,17 @@ def translate(
         warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
         function = fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
     return function
+
+
+def _note_limits(node: Apply, args: Sequence[Any], fgraph: FunctionGraph, limits: dict[str, int]) -> None:
+    if not isinstance(node.op, AdvancedSubtensor):
+        return
+    indices = {axis: 1 + entry for axis, entry in enumerate(node.op.idx_list) if isinstance(entry, int)}
+    for axis, position in indices.items():
+        index = node.inputs[position]
+        if index in fgraph.inputs and index.name and index.dtype.startswith(("int", "uint")):
+            length = args[0].shape[axis]
+            limits[index.name] = min(limits.get(index.name, length), length)
 
 
 def name_op(op: Op) -> str:

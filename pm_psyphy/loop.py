@@ -113,12 +113,13 @@ def get_loop(
 
 def _compile_loop(program: Program, transformation, starts: Params, data: Data, flat: bool) -> Loop:
     n_starts = len(next(iter(starts.values())))
+    one = {name: stack[0] for name, stack in starts.items()}
     shapes = {name: stack.shape[1:] for name, stack in sorted(starts.items())}
     ravel, unstack = (_stack_flat, partial(_unstack_flat, shapes)) if flat else (_identity, partial(_unstack, shapes))
-    unravel = ravel_pytree({name: stack[0] for name, stack in starts.items()})[1] if flat else _identity
+    unravel = ravel_pytree(one)[1] if flat else _identity
     params = ravel(starts)
     params = params if n_starts > 1 else jax.tree.map(lambda stack: stack[0], params)
-    loss = jax.eval_shape(program.value, {name: stack[0] for name, stack in starts.items()}, data, jax.random.key(0))
+    loss = jax.eval_shape(program.value, one, data, jax.random.key(0) if program.stochastic else None)
     init = partial(_init_search, transformation, n_starts, loss.dtype)
     unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, params))._replace(
         step=UNSTARTED
@@ -205,7 +206,7 @@ def _make_advance(program: Program, transformation, init: Callable, unravel, fla
 
     def advance(search: Search, data, seed, limit, log_every, tolerance):
         search = jax.lax.cond(search.step == UNSTARTED, lambda: init(search.params), lambda: search)
-        first, key = search.step, jax.random.key(seed)
+        first, key = search.step, jax.random.key(seed) if program.stochastic else None
 
         def proceed(carry):
             search, _ = carry

@@ -168,6 +168,7 @@ class Objective:
         rebound = replace(self, data=self.data | values)
         if any(jnp.shape(self.data[name]) != jnp.shape(value) for name, value in values.items()):
             _check_shapes(rebound, {name: np.shape(array) for name, array in arrays.items()})
+        check_indices(self.program, values)
         return rebound
 
     def _convert(self, name: str, array: Any) -> jax.Array:
@@ -255,10 +256,13 @@ def compile_objective(
     """
     model = find_model(model)
     check_model(model)
-    start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
     program = _find_program(model, jacobian)
+    if program is not None:
+        check_indices(program, read_data(program.graph.sources))
+    start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
     if program is None:
         program = _build_checked(model, start, jacobian)
+        check_indices(program, read_data(program.graph.sources))
         frozen = {name: source.get_value() for name, source in program.graph.frozen.items()}
         _PROGRAMS.setdefault(model, {})[jacobian] = (_model_state(model), frozen, program)
     return Objective(model, program, start, _place(program, read_data(program.graph.sources)))
@@ -314,6 +318,22 @@ def explain_at(objective: Objective, start: dict[str, np.ndarray]) -> str:
     key = jax.random.key(0)
     loss, grads = objective.value_and_grad(start, key)
     return explain_start(objective.model, start, objective.data, objective.values_of, loss, grads)
+
+
+def check_indices(program: Program, data: Mapping[str, Any]) -> None:
+    """Raise ValueError for an index beyond its axis, for which JAX would silently take the last element."""
+    checked = program.compiled.setdefault("checked", {})
+    for name, length in program.index_limits.items():
+        indices = data.get(name)
+        if indices is None or checked.get(name) is indices or not np.size(indices):
+            continue
+        low, high = np.min(indices), np.max(indices)
+        if high >= length or low < -length:
+            raise ValueError(
+                f"{name!r} holds {high if high >= length else low} and indexes an axis of length {length}. "
+                f"Indices run from 0 to {length - 1}."
+            )
+        checked[name] = indices
 
 
 def _place(program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

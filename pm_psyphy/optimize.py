@@ -93,7 +93,7 @@ def minimise(
     with ProgressLine(label, settings.steps) if progressbar else nullcontext() as line:
         try:
             for search, steps, rows in run_chunks(loop, state.search, objective.data, state.seed, settings):
-                state = state.extend(search, steps, rows.reshape(len(steps), -1, 2))
+                state = state.extend(search, steps, rows.reshape(len(steps), search.code.size, 2))
                 progress = _summarise(loop, search) if line or callback else None
                 if line:
                     line.show(progress.step, progress.loss, progress.gradient_norm)

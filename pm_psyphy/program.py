@@ -32,6 +32,8 @@ class Program:
     freeze: str
     on_host: set[str]
     """Names of the ops that JAX lacks and the host runs."""
+    index_limits: dict[str, int]
+    """Lengths of the axes that integer data index, as of the latest trace."""
     compiled: dict[Any, Any] = field(default_factory=dict)
     """What was compiled from this program since: fits by their settings, the constrained variables."""
 
@@ -163,13 +165,18 @@ def _compile_route(
     dtypes = {p.name: p.dtype for p in graph.parameters}
     # PyTensor sums in float64; a float32 model keeps a float32 loss and gradient.
     dtype = np.result_type(*dtypes.values())
+    index_limits: dict[str, int] = {}
     if route.startswith("jax"):
-        function = translate(graph.inputs, [loss], check_bounds=check_bounds, on_host=on_host)
+        function = translate(
+            graph.inputs, [loss], check_bounds=check_bounds, on_host=on_host, index_limits=index_limits
+        )
         value = _call_by_name(function, graph, lambda out: out[0].astype(dtype))
         value_and_grad = jax.value_and_grad(value)
     else:
         grads = pt.grad(loss, graph.parameters, disconnected_inputs="ignore")
-        function = translate(graph.inputs, [loss, *grads], check_bounds=check_bounds, on_host=on_host)
+        function = translate(
+            graph.inputs, [loss, *grads], check_bounds=check_bounds, on_host=on_host, index_limits=index_limits
+        )
 
         def unpack(out):
             grads = {n: g.astype(d) for (n, d), g in zip(dtypes.items(), out[1:], strict=True)}
@@ -180,7 +187,7 @@ def _compile_route(
         def value(params, data, key):
             return value_and_grad(params, data, key)[0]
 
-    return Program(route, value, value_and_grad, graph, freeze, on_host or set())
+    return Program(route, value, value_and_grad, graph, freeze, on_host or set(), index_limits)
 
 
 def _call_by_name(function: Callable, graph: LiftedGraph, unpack: Callable) -> Callable:
@@ -206,7 +213,8 @@ def raw_key(key: Any, index: int) -> jax.Array:
 
 def _check_finite(program: Program, start: Mapping[str, np.ndarray]) -> None:
     data = read_data(program.graph.sources)
-    loss, grads = program.jitted_value_and_grad(dict(start), data, jax.random.key(0))
+    key = jax.random.key(0) if program.stochastic else None
+    loss, grads = program.jitted_value_and_grad(dict(start), data, key)
     if not all(np.isfinite(v).all() for v in (loss, *grads.values())):
         raise NotFinite(program, data)
 
@@ -218,4 +226,4 @@ def build_constrain(model: pm.Model, freeze: str) -> tuple[Callable[[Params, Dat
     names = [v.name for v in variables]
     function = translate(graph.inputs, graph.outputs, check_bounds=model.check_bounds, on_host=set())
     by_name = _call_by_name(function, graph, lambda out: dict(zip(names, out, strict=True)))
-    return jax.jit(lambda params, data: by_name(params, data, jax.random.key(0))), graph
+    return jax.jit(lambda params, data: by_name(params, data, jax.random.key(0) if graph.generators else None)), graph

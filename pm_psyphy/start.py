@@ -8,6 +8,7 @@ import numpy as np
 import pymc as pm
 import pytensor
 from pymc.initial_point import make_initial_point_fn
+from pymc.pytensorf import compile as compile_graph
 
 from pm_psyphy.graph import lift
 
@@ -133,6 +134,9 @@ def explain_start(
     if with_nan:
         counts = (f"{name!r} ({len(at)} NaN, first at index {tuple(map(int, at[0]))})" for name, at in with_nan.items())
         return f"The data hold NaN: {', '.join(counts)}. Drop these rows, or model them as missing."
+    outside = [name for name, value in start.items() if not np.isfinite(value).all()]
+    if outside:
+        return f"The start is not finite for {', '.join(outside)}. Give `initvals` inside the variable's support."
     faults = [
         f"log p of {name!r} is {value}"
         for name, value in _term_values(model, start, values_of)
@@ -159,7 +163,8 @@ def _term_values(model, start, values_of):
     terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
     graph = lift(model, [t.sum() for t in model.logp(vars=terms, sum=False, jacobian=False)])
     values = [start[p.name] for p in graph.parameters] + [np.asarray(v) for v in values_of(graph).values()]
-    function = pytensor.function(
+    # PyMC's own compile turns its parameter checks into -inf, where PyTensor's would raise.
+    function = compile_graph(
         [*graph.parameters, *graph.data.values()],
         graph.outputs,
         mode="FAST_COMPILE",

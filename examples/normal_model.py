@@ -1,0 +1,81 @@
+# %% [markdown]
+# # Maximum likelihood of a normal model
+#
+# With flat priors, the mode of the posterior is the maximum of the likelihood. For a normal distribution it is known
+# in closed form, so this example shows that a fit finds it, and by which path.
+
+# %%
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pymc as pm
+
+import pm_psyphy as psy
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+HERE = Path(__file__).parent
+plt.style.use(HERE / "pictures.mplstyle")
+
+# %% [markdown]
+# Two hundred draws, and a model with a flat prior on the mean and on the variance.
+
+# %%
+y = np.random.default_rng(1).normal(2.0, 1.5, size=200)
+
+with pm.Model() as model:
+    mu = pm.Flat("mu")
+    variance = pm.HalfFlat("variance")
+    pm.Normal("y", mu, np.sqrt(variance), observed=y)
+
+# %% [markdown]
+# A callback sees the best parameters after every `log_every` steps. They are unconstrained: the variance is positive,
+# so the fit works on its logarithm, `variance_log__`.
+
+# %%
+path = []
+fit = psy.find_map(
+    model,
+    initvals={"mu": 0.0, "variance": 12.0},
+    callback=lambda progress: path.append(progress.params),
+    progressbar=False,
+)
+print(fit)
+
+# %% [markdown]
+# The closed forms: the mean, and the mean squared deviation (divided by n, not by n - 1).
+
+
+# %%
+def log_likelihood(mu, variance):
+    return -0.5 * len(y) * (np.log(2 * np.pi * variance) + ((y - mu) ** 2).mean() / variance)
+
+
+print(f"mean      closed form {y.mean():.10f}   fit {fit['mu']:.10f}")
+print(f"variance  closed form {y.var():.10f}   fit {fit['variance']:.10f}")
+assert fit.converged
+assert np.isclose(fit["mu"], y.mean(), rtol=1e-6)
+assert np.isclose(fit["variance"], y.var(), rtol=1e-6)
+assert np.isclose(-fit.loss, log_likelihood(y.mean(), y.var()), rtol=1e-10)
+
+# %% [markdown]
+# The picture shows how far the log likelihood lies below its maximum. The inner line, at 3, encloses the 95 %
+# confidence region of both parameters.
+
+# %%
+mus, variances = np.linspace(-0.25, 3.4, 150), np.linspace(0.9, 12.6, 150)
+drop = -fit.loss - np.vectorize(log_likelihood)(*np.meshgrid(mus, variances))
+steps = np.array([[params["mu"], np.exp(params["variance_log__"])] for params in path])
+
+figure, axes = plt.subplots(figsize=(6.4, 4.4))
+axes.contourf(mus, variances, np.log10(drop + 1), levels=20, cmap="Blues_r")
+lines = axes.contour(mus, variances, drop, levels=[3, 10, 30, 60, 100, 200, 400], colors="#1f3d63", linewidths=0.7)
+axes.clabel(lines, fmt=lambda level: f"{level:g}", fontsize=8)
+axes.plot(*steps.T, ".-", color="#d8762a", markersize=7, label="L-BFGS, best point after each step")
+axes.plot(*steps[0], "o", color="#d8762a", markersize=8)
+axes.plot(fit["mu"], fit["variance"], "*", color="#b3261e", markersize=15, markeredgecolor="white", label="estimate")
+axes.set(xlabel="mean", ylabel="variance", title="Log likelihood below its maximum")
+axes.legend(loc="upper right", frameon=True, facecolor="white", framealpha=0.9, edgecolor="none")
+figure.savefig(HERE / "pictures/normal_model.png")

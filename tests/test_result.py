@@ -1,0 +1,143 @@
+"""What a fit looks like, and what it turns into."""
+
+import arviz_plots
+import jax.numpy as jnp
+import matplotlib as mpl
+import models
+import numpy as np
+import pymc as pm
+import pytest
+
+import pm_psyphy as psy
+
+mpl.use("Agg")
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return psy.find_map(models.eight_schools(), initvals={"tau": 3.0})
+
+
+def test_a_fit_is_a_mapping_from_the_users_names_to_numpy_arrays(fit):
+    assert list(fit) == ["mu", "tau", "z", "theta"]
+    assert len(fit) == 4
+    assert all(type(value) is np.ndarray for value in fit.values())
+    np.testing.assert_allclose(fit["theta"], fit["mu"] + fit["tau"] * fit["z"], rtol=1e-12)
+    np.testing.assert_allclose(np.exp(fit.unconstrained["tau_log__"]), fit["tau"], rtol=1e-12)
+    assert "theta" in dict(fit)
+
+
+def test_a_fit_is_frozen(fit):
+    with pytest.raises(AttributeError):
+        fit.loss = 0.0
+    with pytest.raises(ValueError, match="read-only"):
+        fit["theta"][0] = 1.0
+
+
+def test_an_unknown_name_lists_the_known_ones(fit):
+    with pytest.raises(KeyError, match="'sigma' is not in this fit, which has mu, tau, z, theta"):
+        fit["sigma"]
+
+
+def test_the_loss_is_pymcs_own_log_probability(fit):
+    model = models.eight_schools()
+    logp = model.compile_logp(jacobian=False, mode="FAST_COMPILE")
+    np.testing.assert_allclose(fit.loss, -logp(fit.unconstrained), rtol=1e-12)
+
+
+def test_the_repr_says_how_it_went_and_what_was_found(fit):
+    text = repr(fit)
+    assert text.startswith("MAPResult: Converged after ")
+    assert "  mu     4.6" in text
+    assert "(8)" in text
+    assert "L-BFGS on cpu" in text
+    assert max(len(line) for line in text.splitlines()) < 110
+
+
+def test_var_names_choose_what_the_result_holds():
+    chosen = psy.find_map(models.eight_schools(), var_names=["theta", "mu"])
+    assert list(chosen) == ["theta", "mu"]
+
+
+def test_any_tensor_of_the_model_can_be_evaluated(fit):
+    model = fit.objective.model
+    np.testing.assert_allclose(fit.evaluate(model["theta"] ** 2), fit["theta"] ** 2, rtol=1e-12)
+    mu, spread = fit.evaluate([model["mu"], model["y"] - model["theta"]])
+    assert mu == fit["mu"]
+    np.testing.assert_allclose(spread, np.array([28.0, 8, -3, 7, -1, 1, 18, 12]) - fit["theta"], rtol=1e-12)
+    with pytest.raises(ValueError, match="draws random numbers"):
+        fit.evaluate(pm.draw and pm.Normal.dist(model["mu"], 1))
+
+
+def test_evaluate_sees_the_data_of_the_objective():
+    model = models.logistic()
+    doubled = 2 * model["x"].get_value()
+    fit = psy.find_map(psy.compile_objective(model).with_data(x=doubled))
+    np.testing.assert_array_equal(fit.evaluate(model["x"]), doubled)
+    np.testing.assert_array_equal(fit.to_datatree()["constant_data"]["x"], doubled)
+
+
+def test_the_tree_has_the_groups_dims_and_coords(fit):
+    tree = fit.to_datatree()
+    assert set(tree.children) == {"posterior", "unconstrained_posterior", "observed_data", "fit", "history"}
+    theta = tree["posterior"]["theta"]
+    assert theta.dims == ("chain", "draw", "school")
+    assert list(theta.school.values) == list("ABCDEFGH")
+    np.testing.assert_array_equal(theta[0, 0], fit["theta"])
+    assert tree["observed_data"]["y"].dims == ("school",)
+    assert tree["fit"].attrs["status"] == "converged"
+    assert list(tree["fit"]["rows"].values[:3]) == ["mu", "tau_log__", "z[0]"]
+    np.testing.assert_array_equal(tree["history"]["loss"], fit.history.loss)
+
+
+def test_several_starts_are_a_group_of_the_tree():
+    tree = psy.find_map(models.logistic(), starts=3, random_seed=0).to_datatree()
+    assert tree["starts"]["loss"].shape == (3,)
+    assert tree["constant_data"]["x"].dims == ("trial", "feature")
+    assert list(tree["starts"]["status"].values) == ["converged"] * 3
+
+
+def test_arviz_plots_the_tree(fit):
+    plot = arviz_plots.plot_forest(fit.to_datatree(), var_names=["theta"])
+    assert plot.viz
+
+
+def test_posterior_predictive_draws_follow_the_estimate(fit):
+    with fit.objective.model:
+        draws = pm.sample_posterior_predictive(fit.to_datatree(), progressbar=False, random_seed=1)
+    y = draws["posterior_predictive"]["y"].values.ravel()
+    error = np.array([15.0, 10, 16, 11, 9, 11, 10, 18])
+    assert np.all(np.abs(y - fit["theta"]) < 5 * error)
+
+
+def test_a_saved_tree_comes_back(fit, tmp_path):
+    fit.save(tmp_path / "fit.nc")
+    tree = psy.load_map(tmp_path / "fit.nc")
+    expected = fit.to_datatree()
+    for group in expected.children:
+        for name, values in expected[group].data_vars.items():
+            np.testing.assert_array_equal(tree[group][name].values, values.values)
+    assert tree["fit"].attrs["message"] == fit.message
+
+
+def test_new_data_of_another_length_drop_the_coords_they_outgrew():
+    model = models.logistic(n=60)
+    with model:
+        model.add_coord("trial_label", values=range(60))
+    objective = psy.compile_objective(model)
+    other = models.logistic(n=40, seed=5)
+    fit = psy.find_map(objective.with_data(x=other["x"].get_value(), labels=other["labels"].get_value()))
+    assert fit.to_datatree()["constant_data"]["x"].shape == (40, 5)
+
+
+def test_jax_arrays_reach_the_user_only_from_the_objective(fit):
+    assert isinstance(fit.objective.value(fit.unconstrained), jnp.ndarray)
+    assert not any(isinstance(v, jnp.ndarray) for v in [*fit.values(), *fit.unconstrained.values(), *fit.history])
+    assert type(fit.loss) is float
+    assert type(fit.gradient_norm) is float
+    assert type(fit.n_steps) is int
+
+
+def test_minibatch_data_are_no_observed_data():
+    tree = psy.find_map(models.minibatch(), steps=10).to_datatree()
+    assert "observed_data" not in tree.children
