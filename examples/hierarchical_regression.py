@@ -135,11 +135,13 @@ assert rms["hierarchy"] < rms["own mean"]
 
 _, axes = plt.subplots(1, 2, figsize=(10, 4.6))
 few = n_trials <= 3
-ends = np.array([-1.5, 1.5])
+ends = np.array([-1.65, 1.65])
 left_axes, right_axes = axes
 left_axes.plot(ends, ends, color="#999999", linewidth=1, zorder=0)
 left_axes.vlines(true_speed[few], own_mean[few], fit["speed"][few], color="#d8762a", linewidth=0.6, alpha=0.5)
-left_axes.scatter(true_speed[~few], fit["speed"][~few], s=6, color="#b9c6d6", linewidth=0, label="hierarchy, more trials")
+left_axes.scatter(
+    true_speed[~few], fit["speed"][~few], s=6, color="#b9c6d6", linewidth=0, label="hierarchy, more trials"
+)
 left_axes.scatter(
     true_speed[few], own_mean[few], s=16, facecolor="white", edgecolor="#d8762a", label="own mean, two or three trials"
 )

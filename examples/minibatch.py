@@ -82,7 +82,8 @@ apart = (small["beta"] - full["beta"]) / standard_error
 seen = BATCH * STEPS / N_ROWS
 print(f"\nMinibatches saw each row {seen:.0f} times on average, in {STEPS:,} steps of {BATCH:,} rows.")
 print(f"Their coefficients differ from the full fit by {np.sqrt(np.mean(apart**2)):.2f} standard errors (RMS),")
-print(f"{np.abs(apart).max():.2f} at most; the loss of all rows is {full_losses[-1][1] - full.loss:.3f} above its minimum.")
+excess = full_losses[-1][1] - full.loss
+print(f"{np.abs(apart).max():.2f} at most. The loss of all rows is {excess:.2f} above its minimum.")
 assert full.converged
 assert np.abs(apart).max() < 1
 

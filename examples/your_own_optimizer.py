@@ -135,13 +135,10 @@ _, axes = plt.subplots(figsize=(6.8, 4.2))
 floor = reference.loss - 1e-9
 axes.plot(np.asarray(losses) - floor, color="#a9c4e4", linewidth=7, label="SGD, loop from scratch")
 axes.plot(np.asarray(kernel_losses) - floor, color="#1f5fa8", linewidth=1.6, label="SGD, map_kernel")
-every = slice(None, None, 12)
-axes.plot(
-    fit.history.step[every], fit.history.loss[every] - floor, "o", color="#d8762a", markersize=4.5, label="SGD, find_map"
-)
+steps, above = fit.history.step[::12], fit.history.loss[::12] - floor
+axes.plot(steps, above, "o", color="#d8762a", markersize=4.5, label="SGD, find_map")
 axes.plot(reference.history.step, reference.history.loss - floor, color="#4c9a6a", label="L-BFGS, find_map")
-axes.set(
-    yscale="log", xlabel="step", ylabel="loss above its minimum", title="Three ways to run the same optimiser, and L-BFGS"
-)
+axes.set(yscale="log", xlabel="step", ylabel="loss above its minimum")
+axes.set_title("Three ways to run the same optimiser, and L-BFGS")
 axes.legend()
 plt.savefig(HERE / "pictures/your_own_optimizer.png")

@@ -1,6 +1,7 @@
 """The state of a search in; a file that survives a crash comes out, and the state again from the file."""
 
 import hashlib
+import io
 import json
 import os
 import tempfile
@@ -130,7 +131,7 @@ def read_checkpoint(path: str | Path, search: Search, run: str) -> Checkpoint | 
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
             found = bytes(file["run"]).decode()
             leaves = [file[f"leaf_{i}"] for i in range(len(file.files) - 2)]
     except OSError as error:

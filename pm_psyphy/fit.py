@@ -13,9 +13,10 @@ import pymc as pm
 
 from pm_psyphy.device import find_device, move
 from pm_psyphy.loop import Settings
-from pm_psyphy.objective import Objective, compile_objective, explain_at, forget_program
+from pm_psyphy.objective import Objective, assemble_objective, compile_objective, explain_at, forget_program
 from pm_psyphy.optimize import Progress, minimise
 from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer, needs_flat
+from pm_psyphy.program import check_trace
 from pm_psyphy.result import MAPResult, make_result
 from pm_psyphy.start import draw_starts
 from pm_psyphy.status import Status
@@ -114,7 +115,11 @@ def find_map(
     """
     begun = time.perf_counter()
     _check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
-    objective = model if isinstance(model, Objective) else compile_objective(model, initvals=initvals)
+    objective = (
+        model
+        if isinstance(model, Objective)
+        else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace)
+    )
     _check_names(var_names, objective.model)
     transformation = make_transformation(
         optimizer, stochastic=objective.stochastic, learning_rate=learning_rate, momentum=momentum
@@ -137,7 +142,7 @@ def find_map(
     chosen = find_device(device)
     trajectory = search(move(objective, chosen))
     if not np.isfinite(trajectory.loss).any() and model is not objective:
-        # The program was accepted at another start or on other data: let the routes be tried again here.
+        # The search saw what the routes were not asked before: let them be tried at this start.
         forget_program(objective)
         objective = compile_objective(objective.model, initvals=initvals)
         trajectory = search(move(objective, chosen))

@@ -114,10 +114,11 @@ def name_op(op: Op) -> str:
 
 def _typify(value: Any, **kwargs) -> Any:
     """Give a constant to JAX with its own type: a Python float would let float32 partners win."""
+    import jax
     from pytensor.link.jax.dispatch.basic import jax_typify
 
-    if isinstance(value, np.ndarray) and value.ndim == 0 and value.dtype.kind == "f":
-        return value
+    if isinstance(value, np.ndarray) and (value.ndim or value.dtype.kind == "f"):
+        return jax.device_put(value)
     return jax_typify(value, **kwargs)
 
 

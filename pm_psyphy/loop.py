@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.flatten_util import ravel_pytree
 
 from pm_psyphy.kernel import update_params
 from pm_psyphy.lbfgs import LBFGSState
@@ -116,11 +115,11 @@ def _compile_loop(program: Program, transformation, starts: Params, data: Data, 
     one = {name: stack[0] for name, stack in starts.items()}
     shapes = {name: stack.shape[1:] for name, stack in sorted(starts.items())}
     ravel, unstack = (_stack_flat, partial(_unstack_flat, shapes)) if flat else (_identity, partial(_unstack, shapes))
-    unravel = ravel_pytree(one)[1] if flat else _identity
+    dtypes = {name: value.dtype for name, value in one.items()}
+    unravel = partial(_split, shapes, dtypes) if flat else _identity
     params = ravel(starts)
     params = params if n_starts > 1 else jax.tree.map(lambda stack: stack[0], params)
-    loss = jax.eval_shape(program.value, one, data, jax.random.key(0) if program.stochastic else None)
-    init = partial(_init_search, transformation, n_starts, loss.dtype)
+    init = partial(_init_search, transformation, n_starts, np.result_type(*one.values()))
     unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, params))._replace(
         step=UNSTARTED
     )
@@ -130,8 +129,15 @@ def _compile_loop(program: Program, transformation, starts: Params, data: Data, 
 
 
 def _stack_flat(starts: Params) -> np.ndarray:
-    """Return parameters as (B, P), in the order of ``ravel_pytree``."""
+    """Return parameters as (B, P), in the order of their names."""
     return np.concatenate([np.asarray(starts[name]).reshape(len(starts[name]), -1) for name in sorted(starts)], axis=1)
+
+
+def _split(shapes: dict[str, tuple[int, ...]], dtypes: dict[str, Any], vector: jax.Array) -> Params:
+    """Return one flat vector as the dict it was stacked from."""
+    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
+    parts = zip(shapes.items(), jnp.split(vector, ends[:-1]), strict=True)
+    return {name: part.reshape(shape).astype(dtypes[name]) for (name, shape), part in parts}
 
 
 def _unstack_flat(shapes: dict[str, tuple[int, ...]], vectors: Any) -> dict[str, np.ndarray]:
@@ -157,8 +163,8 @@ def _make_advance(program: Program, transformation, init: Callable, unravel, fla
     """Return the function that takes a search to a step limit, all of it inside one compiled loop."""
 
     def value_and_grad(params, data, key):
-        loss, grads = program.value_and_grad(unravel(params), data, key)
-        return loss, ravel_pytree(grads)[0] if flat else grads
+        loss, grads = program.jitted_value_and_grad(unravel(params), data, key)
+        return loss, jnp.concatenate([grads[name].ravel() for name in sorted(grads)]) if flat else grads
 
     def take_step(search: Search, data, key, tolerance) -> tuple[Search, jax.Array]:
         loss, grads = value_and_grad(search.params, data, key)

@@ -1,6 +1,6 @@
 """A PyMC model in; an Objective comes out: its negative log posterior and gradient, compiled by JAX, with its data."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -11,7 +11,16 @@ import numpy as np
 import pymc as pm
 
 from pm_psyphy.graph import LiftedGraph, check_model, read_data
-from pm_psyphy.program import NoRoute, Params, Program, build_constrain, build_program, explain_no_route
+from pm_psyphy.program import (
+    NoRoute,
+    NotFinite,
+    Params,
+    Program,
+    build_constrain,
+    build_program,
+    check_finite,
+    explain_no_route,
+)
 from pm_psyphy.start import draw_starts, explain_start
 
 
@@ -188,7 +197,7 @@ class Objective:
             and not np.all(given == np.round(given))
         ):
             raise ValueError(f"{name!r} was given with fractions, the model has {expected.dtype}. Pass whole numbers.")
-        return jnp.asarray(given.astype(expected.dtype))
+        return jax.device_put(given.astype(expected.dtype))
 
     def _check(self, params: Mapping[str, Any]) -> Params:
         if set(params) != set(self.start):
@@ -254,18 +263,36 @@ def compile_objective(
     >>> float(grads["mu"])
     -3.0
     """
+    return assemble_objective(model, jacobian=jacobian, initvals=initvals, accept=check_finite)
+
+
+def assemble_objective(
+    model: pm.Model | None, *, jacobian: bool, initvals: Mapping[str, Any] | None, accept: Callable
+) -> Objective:
+    """Do the work of `compile_objective`, with the test that a route must pass; see `build_program`."""
     model = find_model(model)
     check_model(model)
+    start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
     program = _find_program(model, jacobian)
     if program is not None:
         check_indices(program, read_data(program.graph.sources))
-    start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
+        program = _recheck(program, start, accept)
     if program is None:
-        program = _build_checked(model, start, jacobian)
+        program = _build_or_explain(model, start, jacobian, accept)
         check_indices(program, read_data(program.graph.sources))
         frozen = {name: source.get_value() for name, source in program.graph.frozen.items()}
         _PROGRAMS.setdefault(model, {})[jacobian] = (_model_state(model), frozen, program)
     return Objective(model, program, start, _place(program, read_data(program.graph.sources)))
+
+
+def _recheck(program: Program, start: dict[str, np.ndarray], accept: Callable) -> Program | None:
+    """Put a program that was only traced so far to the stricter test, if that is asked."""
+    if accept is check_finite and "finite" not in program.compiled:
+        try:
+            check_finite(program, start)
+        except NotFinite:
+            return None
+    return program
 
 
 def find_model(model: Any) -> pm.Model:
@@ -303,9 +330,9 @@ def _find_program(model: pm.Model, jacobian: bool) -> Program | None:
     return program if unchanged else None
 
 
-def _build_checked(model: pm.Model, start: dict[str, np.ndarray], jacobian: bool) -> Program:
+def _build_or_explain(model: pm.Model, start: dict[str, np.ndarray], jacobian: bool, accept: Callable) -> Program:
     try:
-        return build_program(model, start, jacobian=jacobian)
+        return build_program(model, start, jacobian=jacobian, accept=accept)
     except NoRoute as failure:
         if failure.nonfinite is None:
             raise explain_no_route(model, failure.errors) from failure
@@ -341,7 +368,7 @@ def _place(program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.
     placed = program.compiled.setdefault("placed", {})
     for name, array in arrays.items():
         if name not in placed or placed[name][0] is not array:
-            placed[name] = array, jnp.asarray(array)
+            placed[name] = array, jax.device_put(array)
     return {name: placed[name][1] for name in arrays}
 
 

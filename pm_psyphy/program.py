@@ -70,13 +70,32 @@ class NotFinite(Exception):
         self.program, self.data = program, data
 
 
-def build_program(model: pm.Model, start: Mapping[str, np.ndarray], *, jacobian: bool) -> Program:
-    """Compile -log p of a model and its gradient, and accept the first route whose values are finite at the start.
+def build_program(
+    model: pm.Model,
+    start: Mapping[str, np.ndarray],
+    *,
+    jacobian: bool,
+    accept: Callable[[Program, Mapping[str, np.ndarray]], None],
+) -> Program:
+    """Compile -log p of a model and its gradient by the first route that passes.
+
+    Parameters
+    ----------
+    model : pm.Model
+    start : dict of str to ndarray
+        Unconstrained parameters at which routes are tried.
+    jacobian : bool
+    accept : callable
+        `check_finite`, or `check_trace` where the caller will see for himself whether the values are finite.
+
+    Returns
+    -------
+    Program
 
     Raises
     ------
     NoRoute
-        If none is.
+        If none passes.
     """
     set_precision(model)
     loss = -model.logp(jacobian=jacobian)
@@ -85,7 +104,7 @@ def build_program(model: pm.Model, start: Mapping[str, np.ndarray], *, jacobian:
         on_host: set[str] | None = set() if route.startswith("callback") else None
         try:
             program = _compile_route(route, graph, freeze, on_host, model.check_bounds)
-            _check_finite(program, start)
+            accept(program, start)
         except Exception as error:
             errors[route] = error
             continue
@@ -211,12 +230,21 @@ def raw_key(key: Any, index: int) -> jax.Array:
     return jax.random.key_data(folded) if jax.dtypes.issubdtype(folded.dtype, jax.dtypes.prng_key) else folded
 
 
-def _check_finite(program: Program, start: Mapping[str, np.ndarray]) -> None:
+def check_trace(program: Program, start: Mapping[str, np.ndarray]) -> None:
+    """Raise if JAX cannot trace a program; costs no compilation."""
+    # The jitted function keeps its trace, which the loop finds again.
+    key = jax.random.key(0) if program.stochastic else None
+    jax.eval_shape(program.jitted_value_and_grad, dict(start), read_data(program.graph.sources), key)
+
+
+def check_finite(program: Program, start: Mapping[str, np.ndarray]) -> None:
+    """Raise if a program cannot be compiled, or its loss or gradient are not finite at the start."""
     data = read_data(program.graph.sources)
     key = jax.random.key(0) if program.stochastic else None
     loss, grads = program.jitted_value_and_grad(dict(start), data, key)
     if not all(np.isfinite(v).all() for v in (loss, *grads.values())):
         raise NotFinite(program, data)
+    program.compiled["finite"] = True
 
 
 def build_constrain(model: pm.Model, freeze: str) -> tuple[Callable[[Params, Data], dict[str, jax.Array]], LiftedGraph]:

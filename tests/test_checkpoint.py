@@ -132,17 +132,17 @@ def test_an_unwritable_path_is_an_error_before_the_fit(tmp_path):
 
 @pytest.mark.filterwarnings("ignore:Not converged")
 def test_a_disk_that_fills_up_loses_neither_the_fit_nor_the_last_checkpoint(tmp_path):
-    path = tmp_path / "fit.ckpt"
-    psy.find_map(models.logistic(), checkpoint=path, **never_converging(20))
+    path, model = tmp_path / "fit.ckpt", models.logistic()
+    psy.find_map(model, checkpoint=path, **never_converging(20))
     before = path.read_bytes()
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     # A limit on the size of files stands in for a full disk: the kernel refuses the write in the same way.
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
     try:
         with pytest.warns(UserWarning, match="cannot be written: File too large. The fit goes on"):
-            fit = psy.find_map(models.logistic(), checkpoint=path, **never_converging(200))
+            fit = psy.find_map(model, checkpoint=path, **never_converging(200))
         with pytest.raises(OSError, match="cannot be written: File too large. Give another path"):
-            psy.find_map(models.logistic(), checkpoint=tmp_path / "new.ckpt", **never_converging(30))
+            psy.find_map(model, checkpoint=tmp_path / "new.ckpt", **never_converging(30))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert fit.n_steps == 200

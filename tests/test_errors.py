@@ -1,11 +1,11 @@
 """Bad input: what was found, and what to do."""
 
+import models
 import numpy as np
 import optax
 import pymc as pm
 import pytest
 
-import models
 import pm_psyphy as psy
 
 

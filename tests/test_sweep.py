@@ -1,0 +1,173 @@
+"""Every model of the sweep: its loss and gradient against PyTensor's own, and the published table of the agreements."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from itertools import groupby
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pymc as pm
+import pytensor
+import pytest
+from pytensor.compile.mode import get_mode
+from sweep import CASES
+
+import pm_psyphy as psy
+
+TOLERANCE = 1e-8
+"""Above what rounding does to gradients of a few hundred operations (1e-12), below any wrong formula."""
+
+LEAST_SHARE = 0.97
+TABLE = Path(__file__).parents[1] / "docs" / "coverage.md"
+
+# PyTensor's Python and NumPy implementations, with its rewrites for numerical stability: no code of JAX, little to compile.
+REFERENCE_MODE = get_mode("FAST_COMPILE").including("stabilize", "specialize")
+
+# Models that are refused: what the NotImplementedError must name.
+UNSUPPORTED = {
+    "Special functions and linear algebra: kv, order free": "kve",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came out of one case: a route and a relative deviation, or an error."""
+
+    route: str
+    deviation: float
+    error: str
+
+    @property
+    def agrees(self) -> bool:
+        return not self.error and self.deviation <= TOLERANCE
+
+
+def compare(key: str) -> Outcome:
+    """Compare loss and gradients with the reference at the start and at a point near it."""
+    with warnings.catch_warnings():
+        # PyMC warns of imputation, PyTensor of rewrites that do not apply: neither changes a number.
+        warnings.simplefilter("ignore")
+        try:
+            model = CASES[key].build()
+            objective = psy.compile_objective(model)
+            reference = compile_reference(model)
+            points = [objective.start, jitter(objective.start)]
+            deviation = max(deviate(flatten(objective, point), reference(point)) for point in points)
+        except Exception as error:
+            return Outcome("", np.inf, f"{type(error).__name__}: {error}")
+    return Outcome(objective.route, float(deviation), "")
+
+
+def compile_reference(model: pm.Model) -> Callable:
+    loss = -model.logp(jacobian=False)
+    grads = pytensor.grad(loss, model.value_vars, disconnected_inputs="ignore")
+    return model.compile_fn([loss, *grads], inputs=model.value_vars, mode=REFERENCE_MODE)
+
+
+def jitter(start: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(20)
+    return {name: value + rng.normal(0, 0.3, np.shape(value)) for name, value in start.items()}
+
+
+def flatten(objective: psy.Objective, point: dict[str, np.ndarray]) -> list[np.ndarray]:
+    loss, grads = objective.value_and_grad(point)
+    return [np.asarray(loss), *(np.asarray(grads[v.name]) for v in objective.model.value_vars)]
+
+
+def deviate(ours: list[np.ndarray], reference: list[np.ndarray]) -> float:
+    """Return the largest |a - b| / max(1, |b|); values that are both NaN, or the same infinity, agree."""
+    a, b = (np.concatenate([np.ravel(part) for part in parts]) for parts in (ours, reference))
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    with np.errstate(invalid="ignore"):
+        relative = np.where(same, 0, np.abs(a - b) / np.maximum(1, np.abs(b)))
+    return float(np.max(np.nan_to_num(relative, nan=np.inf)))
+
+
+@pytest.fixture(scope="module")
+def find_outcome(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Outcome]]:
+    """Compare each case once, two at a time, in the order of the tests."""
+    pool = ProcessPoolExecutor(2, mp_context=get_context("spawn"))
+    submit = cache(lambda key: pool.submit(compare, key))
+    for item in request.session.items:
+        if item.path == request.path and hasattr(item, "callspec"):
+            submit(item.callspec.params["key"])
+    yield lambda key: submit(key).result()
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.fixture
+def outcomes(find_outcome: Callable[[str], Outcome]) -> dict[str, Outcome]:
+    return {key: find_outcome(key) for key in CASES}
+
+
+@pytest.mark.parametrize("key", CASES)
+def test_loss_and_gradient_agree_with_pytensor(key: str, find_outcome: Callable[[str], Outcome]):
+    outcome = find_outcome(key)
+    if key in UNSUPPORTED:
+        assert outcome.error.startswith("NotImplementedError")
+        assert UNSUPPORTED[key] in outcome.error
+    else:
+        assert outcome.agrees, outcome.error or f"relative deviation {outcome.deviation:.1e} by route {outcome.route!r}"
+
+
+def test_nearly_all_models_agree(outcomes: dict[str, Outcome]):
+    agreeing = sum(outcome.agrees for outcome in outcomes.values())
+    assert agreeing >= LEAST_SHARE * len(outcomes), f"{agreeing} of {len(outcomes)} agree"
+
+
+def test_published_table_is_what_the_sweep_finds(outcomes: dict[str, Outcome], request: pytest.FixtureRequest):
+    rendered = render(outcomes)
+    if request.config.getoption("--write-tables"):
+        TABLE.write_text(rendered, encoding="utf-8")
+    assert TABLE.is_file() and TABLE.read_text(encoding="utf-8") == rendered, (
+        f"{TABLE.name} is out of date. Run .venv/bin/python -m pytest tests/test_sweep.py --write-tables"
+    )
+
+
+ROUTES = {
+    "pytensor": "PyTensor's gradient, compiled by JAX",
+    "jax": "JAX's own gradient, where PyTensor's needs an op that JAX lacks",
+    "callback": "PyTensor's gradient, with the ops that JAX lacks run on the host",
+}
+
+
+def render(outcomes: dict[str, Outcome]) -> str:
+    """Write the page: what was compared, and one table for each group."""
+    agreeing = sum(outcome.agrees for outcome in outcomes.values())
+    counts = Counter(outcome.route.removesuffix("-frozen") for outcome in outcomes.values() if outcome.agrees)
+    frozen = sum(outcome.agrees and outcome.route.endswith("-frozen") for outcome in outcomes.values())
+    routes = "\n".join(f"- `{route}`: {meaning} ({counts[route]} models)." for route, meaning in ROUTES.items())
+    lines = [
+        "# Which models compile",
+        "",
+        f"{agreeing} of {len(outcomes)} small models agree with PyTensor. For each, the loss and all its gradients were "
+        "compared, element by element, with PyTensor's own functions run by NumPy without JAX, at the model's initial "
+        f"point and at a random point near it. They agree where |a - b| ≤ {TOLERANCE:.0e} max(1, |b|). "
+        "`tests/sweep.py` holds the models, and `tests/test_sweep.py` writes this page.",
+        "",
+        "The route says where the gradient comes from:",
+        "",
+        routes,
+        f"- With `-frozen`: data that decide shapes are part of the compiled program ({frozen} of these models).",
+    ]
+    for group, keys in groupby(sorted(CASES, key=order_of_groups), key=lambda key: CASES[key].group):
+        rows = "\n".join(render_row(CASES[key].name, outcomes[key]) for key in keys)
+        lines += ["", f"## {group}", "", "| model | route | agrees at 1e-8 |", "| --- | --- | --- |", rows]
+    return "\n".join(lines) + "\n"
+
+
+def order_of_groups(key: str) -> int:
+    return list(dict.fromkeys(case.group for case in CASES.values())).index(CASES[key].group)
+
+
+def render_row(name: str, outcome: Outcome) -> str:
+    if outcome.error:
+        verdict = outcome.error.splitlines()[0].split(", and the host")[0]
+    else:
+        verdict = "yes" if outcome.agrees else "no"
+    return f"| {name} | {outcome.route or 'none'} | {verdict.replace('|', '\\|')} |"
