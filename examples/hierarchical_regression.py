@@ -102,19 +102,19 @@ assert all(abs(fit[name] - truth) < 0.06 for name, truth in TRUTH.items())
 # %% [markdown]
 # ## New data, the same program
 #
-# The same people come back and do as many trials. `pm.set_data` puts the new data into the model, and the next fit
-# uses the program that is there.
+# The same people come back another day and do as many trials. `pm.set_data` puts the new data into the model, and the
+# next fit uses the program that is there.
 
 # %%
 pm.set_data(simulate(rng), model=model)
-print("\nThe same people, a second session: fitting")
+print("\nThe same people, a second day: fitting")
 again = psy.find_map(model)
 print(again)
 assert again.converged
 assert again.objective.program is fit.objective.program
 print(f"\n{'':<18}{'first':>10}{'second':>10}")
-print(f"{'compiled in':<18}{fit.compile_seconds:>8.2f} s{again.compile_seconds:>8.2f} s")
-print(f"{'ran in':<18}{fit.run_seconds:>8.2f} s{again.run_seconds:>8.2f} s")
+print(f"{'compiled in':<18}{fit.compile_seconds:>8.3f} s{again.compile_seconds:>8.3f} s")
+print(f"{'ran in':<18}{fit.run_seconds:>8.3f} s{again.run_seconds:>8.3f} s")
 
 # %% [markdown]
 # ## What the hierarchy is for

@@ -1,9 +1,10 @@
 """Fit PyMC models by MAP, compiled by JAX, on the device at hand.
 
-The way of a fit: `compile_objective` turns a `pm.Model` into an `Objective`, the negative log posterior and its gradient as
-one compiled function of parameters and data (graph, linker, program, objective). `find_map` chooses starts (start),
-searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop, optimize), and describes the
-best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for a loop of your own.
+The way of a fit: `compile_objective` turns a `pm.Model` into an `Objective`, the negative log posterior and its
+gradient as one compiled function of parameters and data (graph, linker, program, objective). `find_map` chooses starts
+(start), searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop, optimize), and
+describes the best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for a loop of your
+own.
 """
 
 from importlib.metadata import version

@@ -10,7 +10,7 @@ from pymc.backends.arviz import coords_and_dims_for_inferencedata
 from pm_psyphy.graph import lift
 
 if TYPE_CHECKING:
-    from pm_psyphy.result import MAPResult
+    from pm_psyphy.result import MAPResult, Starts
 
 
 def make_datatree(fit: "MAPResult") -> xr.DataTree:
@@ -27,6 +27,7 @@ def make_datatree(fit: "MAPResult") -> xr.DataTree:
     """
     model = fit.objective.model
     coords, dims = coords_and_dims_for_inferencedata(model)
+    dims: Any = dims
     observed, constant = _collect_data(fit)
     posterior = {name: np.asarray(value)[None, None] for name, value in fit.items()}
     unconstrained = {name: np.asarray(value)[None, None] for name, value in fit.unconstrained.items()}
@@ -43,7 +44,7 @@ def make_datatree(fit: "MAPResult") -> xr.DataTree:
         ),
     }
     if fit.starts:
-        groups["starts"] = _describe_starts(fit)
+        groups["starts"] = _describe_starts(fit.starts)
     return xr.DataTree.from_dict({name: data for name, data in groups.items() if data.data_vars})
 
 
@@ -99,8 +100,7 @@ def _make_summary(fit: "MAPResult") -> xr.Dataset:
     return xr.Dataset({"mean_vector": ("rows", vector), **figures}, coords={"rows": rows}, attrs=words)
 
 
-def _describe_starts(fit: "MAPResult") -> xr.Dataset:
-    starts = fit.starts
+def _describe_starts(starts: "Starts") -> xr.Dataset:
     return xr.Dataset(
         {
             "loss": ("start", starts.loss),

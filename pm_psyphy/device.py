@@ -1,13 +1,14 @@
 """A device's name in; the device, or a clear error, comes out, and an objective's data on it."""
 
 from dataclasses import replace
+from typing import Any
 
 import jax
 
 from pm_psyphy.objective import Objective
 
 
-def find_device(name: str | None) -> jax.Device:
+def find_device(name: str | None) -> Any:
     """Return the first device of a platform, or the best device there is.
 
     Parameters
@@ -36,7 +37,7 @@ def find_device(name: str | None) -> jax.Device:
         ) from error
 
 
-def move(objective: Objective, device: jax.Device) -> Objective:
+def move(objective: Objective, device: Any) -> Objective:
     """Return the objective with its data on a device.
 
     Parameters

@@ -2,15 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pymc as pm
 from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import Constant, Variable
+from pytensor.graph.basic import Constant
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
+
+# PyTensor's own variables; typed loosely, because it declares few of their attributes.
+type Tensor = Any
 
 # Constants above this size are lifted into arguments, so that XLA neither folds nor stores them.
 LARGEST_CONSTANT = 64
@@ -23,17 +27,18 @@ FREEZING = ("nothing", "shapes", "integers", "everything")
 class LiftedGraph:
     """Outputs of a model as functions of parameters, data and random generators, all of them graph inputs."""
 
-    parameters: list[Variable]
-    data: dict[str, Variable]
-    generators: list[Variable]
-    outputs: list[Variable]
-    sources: dict[str, Variable]
+    parameters: list[Tensor]
+    data: dict[str, Tensor]
+    generators: list[Tensor]
+    outputs: list[Tensor]
+    sources: dict[str, Tensor]
     """The shared variable or constant that holds the value of each entry of `data`."""
     frozen: dict[str, SharedVariable]
     """Shared variables whose present value is part of the graph."""
 
     @property
-    def inputs(self) -> list[Variable]:
+    def inputs(self) -> list[Tensor]:
+        """All inputs, in the order of the functions compiled from this graph."""
         return [*self.parameters, *self.data.values(), *self.generators]
 
 
@@ -58,13 +63,13 @@ def check_model(model: pm.model.core.BaseModel) -> None:
         )
 
 
-def lift(model: pm.model.core.BaseModel, outputs: Sequence[Variable], *, freeze: str = "nothing") -> LiftedGraph:
+def lift(model: pm.model.core.BaseModel, outputs: Sequence[Tensor], *, freeze: str = "nothing") -> LiftedGraph:
     """Replace everything that holds data by graph inputs.
 
     Parameters
     ----------
     model : pm.Model
-    outputs : sequence of Variable
+    outputs : sequence of Tensor
         Graphs in terms of the model's value variables.
     freeze : {"nothing", "shapes", "integers", "everything"}
         What stays a constant: scalars and masks, which may decide a shape; all integers; all data. JAX needs
@@ -76,9 +81,9 @@ def lift(model: pm.model.core.BaseModel, outputs: Sequence[Variable], *, freeze:
     """
     observed = {id(value): rv.name for rv, value in model.rvs_to_values.items() if isinstance(value, Constant)}
     parameters = list(model.value_vars)
-    replacements: dict[Variable, Variable] = {}
-    data: dict[str, Variable] = {}
-    sources: dict[str, Variable] = {}
+    replacements: dict[Tensor, Tensor] = {}
+    data: dict[str, Tensor] = {}
+    sources: dict[str, Tensor] = {}
     frozen: dict[str, SharedVariable] = {}
     generators = []
     for source in graph_inputs(outputs):
@@ -99,32 +104,33 @@ def lift(model: pm.model.core.BaseModel, outputs: Sequence[Variable], *, freeze:
     return LiftedGraph(parameters, data, generators, list(outputs), sources, frozen)
 
 
-def read_data(sources: Mapping[str, Variable]) -> dict[str, np.ndarray]:
+def read_data(sources: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
     """Return the present value of everything that was lifted, without copying it."""
     return {name: _read(source) for name, source in sources.items()}
 
 
-def _read(source: Variable) -> np.ndarray:
+def _read(source: Tensor) -> np.ndarray:
     value = source.get_value(borrow=True) if isinstance(source, SharedVariable) else source.data
     # pm.set_data turns NaN into a mask; a fit must see the NaN.
     return value.filled(np.nan) if isinstance(value, np.ma.MaskedArray) else value
 
 
-def _is_liftable(source: Variable, *, is_observed: bool) -> bool:
+def _is_liftable(source: Tensor, *, is_observed: bool) -> bool:
     # Boolean constants are masks: what they index has a shape that JAX must know when it compiles.
-    if not isinstance(source, Constant) or not isinstance(source.type, TensorType) or source.dtype == "bool":
+    if not isinstance(source, Constant) or not isinstance(source.type, TensorType) or source.type.dtype == "bool":
         return False
     return is_observed or np.size(source.data) > LARGEST_CONSTANT
 
 
-def _is_frozen(source: Variable, freeze: str) -> bool:
+def _is_frozen(source: Tensor, freeze: str) -> bool:
     level = FREEZING.index(freeze)
-    is_integer = getattr(source, "dtype", "").startswith(("int", "uint"))
-    decides_shape = isinstance(source, SharedVariable) and (source.dtype == "bool" or source.ndim == 0)
+    dtype, ndim = getattr(source, "dtype", ""), getattr(source, "ndim", None)
+    is_integer = dtype.startswith(("int", "uint"))
+    decides_shape = isinstance(source, SharedVariable) and (dtype == "bool" or ndim == 0)
     return (level >= 1 and decides_shape) or (level >= 2 and is_integer) or level >= 3
 
 
-def _unused_name(name: str | None, taken: Mapping[str, Variable]) -> str:
+def _unused_name(name: str | None, taken: Mapping[str, Tensor]) -> str:
     if name and name not in taken:
         return name
     stem = name or "constant"

@@ -1,6 +1,6 @@
 """L-BFGS as an optax transformation: value and gradient at a trial point in, the way to the next trial point out."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -59,7 +59,7 @@ def lbfgs(memory_size: int = 20) -> optax.GradientTransformationExtraArgs:
         ``update(grad, state, params, value=loss)`` on one flat vector of parameters.
     """
 
-    def init(params: jax.Array) -> LBFGSState:
+    def init(params: Any) -> Any:
         zero, zeros = jnp.zeros((), params.dtype), jnp.zeros_like(params)
         m = min(memory_size, params.size)
         pairs = jnp.zeros((m, params.size), params.dtype)
@@ -72,7 +72,7 @@ def lbfgs(memory_size: int = 20) -> optax.GradientTransformationExtraArgs:
             n_pairs=count, n_idle=count, stalled=count > 0,
         )  # fmt: skip
 
-    def update(grads, state: LBFGSState, params, *, value, **_):
+    def update(grads: Any, state: Any, params: Any, *, value: Any, **_: Any) -> tuple[Any, Any]:
         slope = grads @ state.direction
         finite = jnp.isfinite(value) & jnp.isfinite(slope)
         decreased = finite & _is_decrease(state, value, slope)
@@ -88,7 +88,7 @@ def lbfgs(memory_size: int = 20) -> optax.GradientTransformationExtraArgs:
         new = small._replace(s=remembered.s, y=remembered.y)
         return new.point + new.stepsize * new.direction - params, new
 
-    return optax.GradientTransformationExtraArgs(init, update)
+    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
 
 
 def _select(condition, if_true: LBFGSState, if_false: LBFGSState) -> LBFGSState:

@@ -8,13 +8,15 @@ from typing import Any
 import numpy as np
 import pytensor
 from pytensor.compile.mode import get_mode
-from pytensor.graph.basic import Apply, Constant, Variable
+from pytensor.graph.basic import Constant
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.link.utils import fgraph_to_python
 from pytensor.tensor.subtensor import AdvancedSubtensor
 from pytensor.tensor.type import TensorType
+
+from pm_psyphy.graph import Tensor
 
 
 class OpNotInJAX(NotImplementedError):
@@ -26,8 +28,8 @@ class OpNotInJAX(NotImplementedError):
 
 
 def translate(
-    inputs: Sequence[Variable],
-    outputs: Sequence[Variable],
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
     *,
     check_bounds: bool = True,
     on_host: set[str] | None = None,
@@ -37,7 +39,7 @@ def translate(
 
     Parameters
     ----------
-    inputs, outputs : sequence of Variable
+    inputs, outputs : sequence of Tensor
     check_bounds : bool
         Whether parameters outside their domain give a log probability of -inf, as `pm.Model(check_bounds=True)` says.
     on_host : set of str, optional
@@ -57,7 +59,7 @@ def translate(
     OpNotInJAX
         Here or when the result is traced, if `on_host` is None.
     """
-    from pytensor.link.jax.dispatch import jax_funcify
+    from pytensor.link.jax.dispatch.basic import jax_funcify
 
     fgraph = FunctionGraph(list(inputs), list(outputs), clone=True)
     # Left alone, PyMC's parameter checks are dropped by JAX, and a negative sigma gives NaN instead of -inf.
@@ -65,7 +67,7 @@ def translate(
     mode = get_mode("JAX").including(checks)
     mode.optimizer.rewrite(fgraph)
 
-    def convert(op, node: Apply, **kwargs) -> Callable:
+    def convert(op, node: Any, **kwargs) -> Callable:
         def fall_back(error: Exception) -> Callable:
             if on_host is None:
                 raise OpNotInJAX(name_op(op), error) from error
@@ -91,11 +93,10 @@ def translate(
     with warnings.catch_warnings():
         # Assertions have no place in a compiled program; the start is checked instead.
         warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
-        function = fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
-    return function
+        return fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
 
 
-def _note_limits(node: Apply, args: Sequence[Any], fgraph: FunctionGraph, limits: dict[str, int]) -> None:
+def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: dict[str, int]) -> None:
     if not isinstance(node.op, AdvancedSubtensor):
         return
     indices = {axis: 1 + entry for axis, entry in enumerate(node.op.idx_list) if isinstance(entry, int)}
@@ -122,7 +123,7 @@ def _typify(value: Any, **kwargs) -> Any:
     return jax_typify(value, **kwargs)
 
 
-def _as_declared(results: Any, node: Apply) -> Any:
+def _as_declared(results: Any, node: Any) -> Any:
     """Keep floats in the type that PyTensor declares for them; JAX's promotion may choose a smaller one."""
     import jax
 
@@ -137,7 +138,7 @@ def _as_declared(results: Any, node: Apply) -> Any:
     return cast(results, node.outputs[0]) if isinstance(node.outputs[0].type, TensorType) else results
 
 
-def _run_on_host(node: Apply) -> Callable:
+def _run_on_host(node: Any) -> Callable:
     """Wrap one node, compiled by PyTensor, in a callback whose output shapes follow from its input shapes."""
     import jax
 
@@ -169,11 +170,11 @@ def _run_on_host(node: Apply) -> Callable:
     return on_host
 
 
-def _rebuild(node: Apply, inputs: dict[int, Variable]) -> list[Variable]:
+def _rebuild(node: Any, inputs: dict[int, Tensor]) -> list[Tensor]:
     return node.clone_with_new_inputs([inputs.get(i, v) for i, v in enumerate(node.inputs)], strict=False).outputs
 
 
-def _static_shape(variable: Variable) -> tuple[int, ...]:
+def _static_shape(variable: Tensor) -> tuple[int, ...]:
     if None not in variable.type.shape:
         return variable.type.shape
     shape = rewrite_graph(variable.shape, include=("canonicalize", "ShapeOpt"), clone=True)

@@ -57,9 +57,9 @@ class Loop:
     """A compiled search: advances a `Search` to a step limit, and returns the history of the steps it took."""
 
     advance: Callable[..., tuple[Search, jax.Array]]
-    ravel: Callable[[Params], Any]
+    ravel: Callable[[dict[str, np.ndarray]], Any]
     """From starts, each (B, ...), to the parameters that the transformation sees, (B, P) or as they are."""
-    unravel: Callable[[Any], Params]
+    unravel: Callable[[Any], dict[str, np.ndarray]]
     """Back, on the host; one search (without B) becomes a stack of one."""
     unstarted: Search
     """A search whose step asks `advance` to begin at its parameters."""
@@ -80,7 +80,12 @@ class Settings:
 
 
 def get_loop(
-    program: Program, transformation: optax.GradientTransformationExtraArgs, starts: Params, data: Data, *, flat: bool
+    program: Program,
+    transformation: optax.GradientTransformationExtraArgs,
+    starts: dict[str, np.ndarray],
+    data: Data,
+    *,
+    flat: bool,
 ) -> tuple[Loop, Search, float]:
     """Return the compiled search for a program, its state at the starts, and the seconds it took to compile.
 
@@ -110,7 +115,7 @@ def get_loop(
     return loop, loop.unstarted._replace(params=params), (time.perf_counter() - begun) * is_new
 
 
-def _compile_loop(program: Program, transformation, starts: Params, data: Data, flat: bool) -> Loop:
+def _compile_loop(program: Program, transformation, starts: dict[str, np.ndarray], data: Data, flat: bool) -> Loop:
     n_starts = len(next(iter(starts.values())))
     one = {name: stack[0] for name, stack in starts.items()}
     shapes = {name: stack.shape[1:] for name, stack in sorted(starts.items())}
@@ -128,7 +133,7 @@ def _compile_loop(program: Program, transformation, starts: Params, data: Data, 
     return Loop(advance.lower(*arguments).compile(), ravel, unstack, unstarted, [])
 
 
-def _stack_flat(starts: Params) -> np.ndarray:
+def _stack_flat(starts: dict[str, np.ndarray]) -> np.ndarray:
     """Return parameters as (B, P), in the order of their names."""
     return np.concatenate([np.asarray(starts[name]).reshape(len(starts[name]), -1) for name in sorted(starts)], axis=1)
 
@@ -198,7 +203,7 @@ def _make_advance(program: Program, transformation, init: Callable, unravel, fla
         return new, jnp.stack(shown)
 
     def take_steps(search: Search, data, key, tolerance):
-        axes = Search(0, 0, None, 0, 0, 0, 0, 0)
+        axes: Any = Search._make([0] * len(Search._fields))._replace(step=None)
         new, shown = jax.vmap(take_step, (axes, None, None, None), (axes, 0))(search, data, key, tolerance)
         active = search.code == Code.RUNNING
 
@@ -220,7 +225,7 @@ def _make_advance(program: Program, transformation, init: Callable, unravel, fla
 
         def body(carry):
             search, history = carry
-            folded = jax.random.fold_in(key, search.step) if program.stochastic else key
+            folded = None if key is None else jax.random.fold_in(key, search.step)
             new, shown = (take_steps if n_starts > 1 else take_step)(search, data, folded, tolerance)
             offset = search.step - first + first % log_every
             row = jnp.where(search.step % log_every == 0, offset // log_every, rows)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import jax
@@ -64,10 +64,12 @@ class Objective:
 
     @property
     def route(self) -> str:
+        """Where the gradient comes from."""
         return self.program.route
 
     @property
     def stochastic(self) -> bool:
+        """Whether the loss draws random numbers."""
         return self.program.stochastic
 
     def value(self, params: Mapping[str, Any], key: Any = None) -> jax.Array:
@@ -300,7 +302,7 @@ def find_model(model: Any) -> pm.Model:
     if model is not None:
         return model
     try:
-        return pm.modelcontext(None)
+        return cast(pm.Model, pm.modelcontext(None))
     except TypeError:
         raise TypeError("There is no model. Pass one, or call inside `with pm.Model():`.") from None
 

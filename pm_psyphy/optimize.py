@@ -94,7 +94,7 @@ def minimise(
         try:
             for search, steps, rows in run_chunks(loop, state.search, objective.data, state.seed, settings):
                 state = state.extend(search, steps, rows.reshape(len(steps), search.code.size, 2))
-                progress = _summarise(loop, search) if line or callback else None
+                progress = _summarise(loop, search)
                 if line:
                     line.show(progress.step, progress.loss, progress.gradient_norm)
                 if checkpoint:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import optax
 
@@ -81,14 +82,12 @@ def name_optimizer(
 
 def needs_flat(optimizer: str | optax.GradientTransformation | None, stochastic: bool) -> bool:
     """Whether the optimiser works on one flat vector: L-BFGS does, the others keep the parameters apart."""
-    return optimizer is None and not stochastic or isinstance(optimizer, str) and optimizer.lower() == "lbfgs"
+    return (optimizer is None and not stochastic) or (isinstance(optimizer, str) and optimizer.lower() == "lbfgs")
 
 
 # One object per setting: the compiled loops of a model are found again by the identity of their transformation.
 @lru_cache(maxsize=64)
-def _make(
-    name: str, learning_rate: LearningRate | None, momentum: float | None
-) -> optax.GradientTransformationExtraArgs:
+def _make(name: str, learning_rate: Any, momentum: float | None) -> optax.GradientTransformationExtraArgs:
     if name == "lbfgs":
         return lbfgs()
     if name == "sgd":

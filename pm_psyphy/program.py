@@ -1,9 +1,10 @@
-"""A PyMC model in; a Program comes out: pure JAX functions of (parameters, data, key), by the first route that works."""
+"""A PyMC model in; a Program, pure JAX functions of (parameters, data, key), by the first route that works, out."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import jax
@@ -11,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 import pytensor
-import pytensor.tensor as pt
 from pytensor.graph.traversal import ancestors
 
 from pm_psyphy.graph import FREEZING, LiftedGraph, lift, read_data
@@ -39,14 +39,17 @@ class Program:
 
     @property
     def stochastic(self) -> bool:
+        """Whether the loss draws random numbers."""
         return bool(self.graph.generators)
 
     @cached_property
     def jitted_value(self) -> Callable:
+        """`value`, compiled by JAX for each shape of data."""
         return jax.jit(self.value)
 
     @cached_property
     def jitted_value_and_grad(self) -> Callable:
+        """`value_and_grad`, compiled by JAX for each shape of data."""
         return jax.jit(self.value_and_grad)
 
 
@@ -59,6 +62,7 @@ class NoRoute(Exception):
 
     @property
     def nonfinite(self) -> "NotFinite | None":
+        """What the first route that compiled has found, if any did."""
         return next((error for error in self.errors.values() if isinstance(error, NotFinite)), None)
 
 
@@ -98,9 +102,9 @@ def build_program(
         If none passes.
     """
     set_precision(model)
-    loss = -model.logp(jacobian=jacobian)
+    loss: Any = model.logp(jacobian=jacobian)
     errors: dict[str, Exception] = {}
-    for route, graph, freeze in _list_routes(model, loss, errors):
+    for route, graph, freeze in _list_routes(model, -loss, errors):
         on_host: set[str] | None = set() if route.startswith("callback") else None
         try:
             program = _compile_route(route, graph, freeze, on_host, model.check_bounds)
@@ -146,7 +150,7 @@ def _name_terms_with(model: pm.model.core.BaseModel, op_name: str) -> list[str]:
 
 def set_precision(model: pm.Model) -> None:
     """Let JAX keep the model's floats: PyTensor sets this when its JAX side is first imported, from floatX then."""
-    import pytensor.link.jax.dispatch  # noqa: F401
+    import_module("pytensor.link.jax.dispatch")
 
     if any(v.dtype == "float64" for v in model.value_vars) and not jax.config.read("jax_enable_x64"):
         jax.config.update("jax_enable_x64", True)
@@ -192,7 +196,7 @@ def _compile_route(
         value = _call_by_name(function, graph, lambda out: out[0].astype(dtype))
         value_and_grad = jax.value_and_grad(value)
     else:
-        grads = pt.grad(loss, graph.parameters, disconnected_inputs="ignore")
+        grads: Any = pytensor.grad(loss, graph.parameters, disconnected_inputs="ignore")
         function = translate(
             graph.inputs, [loss, *grads], check_bounds=check_bounds, on_host=on_host, index_limits=index_limits
         )
@@ -227,7 +231,7 @@ def _call_by_name(function: Callable, graph: LiftedGraph, unpack: Callable) -> C
 def raw_key(key: Any, index: int) -> jax.Array:
     """Return the two numbers that PyTensor's JAX generators hold, for one of several generators."""
     folded = jax.random.fold_in(key, index)
-    return jax.random.key_data(folded) if jax.dtypes.issubdtype(folded.dtype, jax.dtypes.prng_key) else folded
+    return jax.random.key_data(folded) if jnp.issubdtype(folded.dtype, jax.dtypes.prng_key) else folded
 
 
 def check_trace(program: Program, start: Mapping[str, np.ndarray]) -> None:

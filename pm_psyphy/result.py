@@ -230,7 +230,7 @@ def evaluate(objective: Objective, params: Mapping[str, np.ndarray], expression:
     -------
     ndarray, or list of ndarray
     """
-    expressions = [expression] if isinstance(expression, Variable) else list(expression)
+    expressions: list[Any] = [expression] if isinstance(expression, Variable) else list(expression)
     graph = lift(objective.model, objective.model.replace_rvs_by_values(expressions))
     if graph.generators:
         raise ValueError(
@@ -240,7 +240,9 @@ def evaluate(objective: Objective, params: Mapping[str, np.ndarray], expression:
     data = objective.values_of(graph)
     # One call each: compiling in Python costs less than any other way here.
     function = pytensor.function(graph.inputs, graph.outputs, mode="FAST_COMPILE", on_unused_input="ignore")
-    results = function(*(params[p.name] for p in graph.parameters), *(np.asarray(data[name]) for name in graph.data))
+    results: Any = function(
+        *(params[p.name] for p in graph.parameters), *(np.asarray(data[name]) for name in graph.data)
+    )
     return results[0] if isinstance(expression, Variable) else results
 
 

@@ -164,7 +164,7 @@ def _term_values(model, start, values_of):
     graph = lift(model, [t.sum() for t in model.logp(vars=terms, sum=False, jacobian=False)])
     values = [start[p.name] for p in graph.parameters] + [np.asarray(v) for v in values_of(graph).values()]
     # PyMC's own compile turns its parameter checks into -inf, where PyTensor's would raise.
-    function = compile_graph(
+    function: Any = compile_graph(
         [*graph.parameters, *graph.data.values()],
         graph.outputs,
         mode="FAST_COMPILE",

@@ -46,5 +46,5 @@ def describe(status: Status, *, step: int, gradient_norm: float, stochastic: boo
         "The optimum is reached to working precision, or lies at a kink or the edge of the domain: check the estimate.",
         Status.DIVERGED: f"Diverged at step {step:,}: loss or gradient were not finite. The best parameters before it "
         f"are returned, with a gradient of {norm}. Lower the learning_rate, or try optimizer='lbfgs'.",
-        Status.INTERRUPTED: f"Interrupted at step {step:,}, with a gradient of {norm}. The best parameters are returned.",
+        Status.INTERRUPTED: f"Interrupted at step {step:,}, with a gradient of {norm}. The best parameters are kept.",
     }[status]
