@@ -907,7 +907,7 @@ class SquareOnHost(Op):
     def perform(self, node, inputs, outputs):
         outputs[0][0] = np.square(inputs[0])
 
-    def infer_shape(self, fgraph, node, shapes):
+    def infer_shape(self, node, shapes):
         return shapes
 
     def pullback(self, inputs, outputs, cotangents):
