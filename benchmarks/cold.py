@@ -1,4 +1,4 @@
-"""One cold fit in a process of its own: `cold.py CASE METHOD` prints the seconds from model to answer, and the answer."""
+"""One cold fit in a process of its own: `cold.py CASE METHOD` prints the seconds from model to answer, and the loss."""
 
 import json
 import sys

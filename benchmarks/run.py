@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pymc as pm
-from models import CASES, Case, logistic
+from models import CASES, logistic
 from rich.console import Console
 from rich.progress import track
 
@@ -168,7 +168,7 @@ def _time_steps(objective: psy.Objective, transformation, steps: int) -> dict[st
 
     extended = optax.with_extra_args_support(transformation)
     starts = {name: value[None] for name, value in objective.start.items()}
-    loop, search, _ = get_loop(objective.program, extended, starts, objective.data, flat=False)
+    loop, search, _ = get_loop(objective.program, extended, starts, objective.data)
     # The loop evaluates the loss once more than it steps.
     settings = Settings(steps=steps - 1, tolerance=-1.0, log_every=1)
 
@@ -194,7 +194,7 @@ def bench_starts() -> list[Row]:
     loops = {}
     for n in (1, 32):
         starts = {k: v[None] + (n > 1) * rng.uniform(-1, 1, (n, *np.shape(v))) for k, v in objective.start.items()}
-        loops[n] = get_loop(objective.program, transformation, starts, objective.data, flat=True)[:2]
+        loops[n] = get_loop(objective.program, transformation, starts, objective.data)[:2]
 
     def search(n):
         settings = Settings(steps=10_000, tolerance=1.5e-8, log_every=1)

@@ -15,7 +15,7 @@ from pm_psyphy.device import find_device, move
 from pm_psyphy.loop import Settings
 from pm_psyphy.objective import Objective, assemble_objective, compile_objective, explain_at, forget_program
 from pm_psyphy.optimize import Progress, minimise
-from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer, needs_flat
+from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
 from pm_psyphy.program import check_trace
 from pm_psyphy.result import MAPResult, make_result
 from pm_psyphy.start import draw_starts
@@ -78,8 +78,8 @@ def find_map(
     progressbar : bool
         Show step, loss, gradient norm and rate on a terminal.
     callback : callable, optional
-        Called with a `Progress` (step, loss, gradient_norm, params) every `log_every` steps and at the end; it stops
-        the fit by returning a true value. It makes the device wait for Python: raise `log_every` if it is slow.
+        Called with a `Progress` (step, loss, gradient_norm, params) at every step that is logged and at the end; it
+        stops the fit by returning a true value. It makes the device wait for Python: raise `log_every` if it is slow.
     checkpoint : path, optional
         File to which the state is written about four times a second, atomically. If it is there already, the fit goes
         on from it, and ends where an uninterrupted one would.
@@ -133,7 +133,6 @@ def find_map(
         starts=points,
         settings=settings,
         seed=draws_seed,
-        flat=needs_flat(optimizer, objective.stochastic),
         label=name_optimizer(optimizer, objective.stochastic, learning_rate, momentum),
         progressbar=progressbar,
         callback=callback,

@@ -8,8 +8,8 @@ import optax
 
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
-MAX_TRIALS = 30
-MAX_IDLE = 10
+MAX_TRIALS = 20
+MAX_IDLE = 5
 
 
 class LBFGSState(NamedTuple):
@@ -35,7 +35,7 @@ class LBFGSState(NamedTuple):
     stalled: jax.Array  # nothing lower is left to working precision
 
 
-def lbfgs(memory_size: int = 20) -> optax.GradientTransformationExtraArgs:
+def lbfgs(memory_size: int = 30) -> optax.GradientTransformationExtraArgs:
     """Minimise by L-BFGS with one evaluation of value and gradient per update.
 
     ``optax.lbfgs`` searches its line inside ``update``: the compiled program holds the model three times, and a batch
@@ -56,7 +56,7 @@ def lbfgs(memory_size: int = 20) -> optax.GradientTransformationExtraArgs:
     Returns
     -------
     optax.GradientTransformationExtraArgs
-        ``update(grad, state, params, value=loss)`` on one flat vector of parameters.
+        ``update(grad, state, params, value=loss)``, on any pytree of parameters.
     """
 
     def init(params: Any) -> Any:
@@ -88,7 +88,7 @@ def lbfgs(memory_size: int = 20) -> optax.GradientTransformationExtraArgs:
         new = small._replace(s=remembered.s, y=remembered.y)
         return new.point + new.stepsize * new.direction - params, new
 
-    return optax.GradientTransformationExtraArgs(init, cast(Any, update))
+    return optax.flatten(optax.GradientTransformationExtraArgs(init, cast(Any, update)))
 
 
 def _select(condition, if_true: LBFGSState, if_false: LBFGSState) -> LBFGSState:
@@ -152,25 +152,28 @@ def _set_out(state: LBFGSState, params, value, grads) -> LBFGSState:
     is_idle = value >= state.value - 2 * jnp.finfo(value.dtype).eps * jnp.abs(state.value)
     n_idle = jnp.where(is_idle, state.n_idle + 1, 0)
     at = state._replace(point=params, value=value, grad=grads, n_idle=n_idle, stalled=n_idle >= MAX_IDLE)
-    quasi_newton = _aim(at, direction, grads @ direction, jnp.ones_like(value))
+    quasi_newton = _aim(at, direction, grads @ direction)
     return _select((state.n_pairs > 0) & (quasi_newton.slope < 0), quasi_newton, _restart(at))
 
 
 def _restart(state: LBFGSState) -> LBFGSState:
-    """Forget the pairs and turn to steepest descent."""
-    squared = state.grad @ state.grad
-    return _aim(state, -state.grad, -squared, jnp.minimum(1.0, jax.lax.rsqrt(squared)))._replace(
+    """Forget the pairs and turn to steepest descent, with a first step no longer than 1."""
+    largest = jnp.maximum(jnp.max(jnp.abs(state.grad)), jnp.finfo(state.grad.dtype).tiny)
+    scaled = state.grad / largest
+    # Neither the length of a huge gradient nor its square overflows this way.
+    direction = -scaled / jnp.maximum(1 / largest, jnp.sqrt(scaled @ scaled))
+    return _aim(state, direction, state.grad @ direction)._replace(
         r_inverse=jnp.zeros_like(state.r_inverse),
         scale=jnp.ones_like(state.scale),
         n_pairs=jnp.zeros_like(state.n_pairs),
     )
 
 
-def _aim(state: LBFGSState, direction, slope, stepsize) -> LBFGSState:
+def _aim(state: LBFGSState, direction, slope) -> LBFGSState:
     return state._replace(
         direction=direction,
         slope=slope,
-        stepsize=stepsize,
+        stepsize=jnp.ones_like(slope),
         low=jnp.stack([jnp.zeros_like(slope), state.value, slope]),
         high=jnp.full_like(state.high, jnp.inf),
         n_trials=jnp.zeros_like(state.n_trials),

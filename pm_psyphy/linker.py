@@ -127,8 +127,16 @@ def _as_declared(results: Any, node: Any) -> Any:
     """Keep floats in the type that PyTensor declares for them; JAX's promotion may choose a smaller one."""
     import jax
 
+    compares_floats = any(str(getattr(v, "dtype", "")).startswith("float") for v in node.inputs)
+
     def cast(result, variable):
-        if not isinstance(result, jax.Array) or not variable.dtype.startswith("float"):
+        if not isinstance(result, jax.Array):
+            return result
+        if variable.dtype == "bool" and result.ndim and compares_floats:
+            # XLA may compute a comparison twice, fused into two kernels that round differently: a gradient then takes
+            # both sides of a clip at once. Behind the barrier there is one mask for all.
+            return jax.lax.optimization_barrier(result)
+        if not variable.dtype.startswith("float"):
             return result
         dtype = jax.dtypes.canonicalize_dtype(variable.dtype)
         return result if result.dtype == dtype and not result.weak_type else jax.lax.convert_element_type(result, dtype)

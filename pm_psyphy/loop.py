@@ -14,7 +14,7 @@ import optax
 
 from pm_psyphy.kernel import update_params
 from pm_psyphy.lbfgs import LBFGSState
-from pm_psyphy.program import Data, Params, Program
+from pm_psyphy.program import Data, Program
 
 # Rows of history that one chunk can hold, shared among the starts; a chunk ends when they are full.
 HISTORY_ROWS = 16384
@@ -57,10 +57,6 @@ class Loop:
     """A compiled search: advances a `Search` to a step limit, and returns the history of the steps it took."""
 
     advance: Callable[..., tuple[Search, jax.Array]]
-    ravel: Callable[[dict[str, np.ndarray]], Any]
-    """From starts, each (B, ...), to the parameters that the transformation sees, (B, P) or as they are."""
-    unravel: Callable[[Any], dict[str, np.ndarray]]
-    """Back, on the host; one search (without B) becomes a stack of one."""
     unstarted: Search
     """A search whose step asks `advance` to begin at its parameters."""
     seconds_per_step: list[float]
@@ -84,8 +80,6 @@ def get_loop(
     transformation: optax.GradientTransformationExtraArgs,
     starts: dict[str, np.ndarray],
     data: Data,
-    *,
-    flat: bool,
 ) -> tuple[Loop, Search, float]:
     """Return the compiled search for a program, its state at the starts, and the seconds it took to compile.
 
@@ -96,63 +90,29 @@ def get_loop(
     starts : dict of ndarray, each (B, ...)
         Several starts run at once; one start (B = 1) runs without the batch axis.
     data : dict of arrays
-    flat : bool
-        Whether the transformation sees one flat vector of parameters, or the dict.
     """
     begun = time.perf_counter()
     n_starts = len(next(iter(starts.values())))
     signature = tuple((n, np.shape(a), a.dtype, getattr(a, "sharding", None)) for n, a in (starts | data).items())
     loops = program.compiled.setdefault("loops", {})
-    loop_id = transformation, flat, n_starts, signature
+    loop_id = transformation, n_starts, signature
+    params = starts if n_starts > 1 else {name: stack[0] for name, stack in starts.items()}
     is_new = loop_id not in loops
     if is_new:
-        loops[loop_id] = _compile_loop(program, transformation, starts, data, flat)
+        loops[loop_id] = _compile_loop(program, transformation, n_starts, params, data)
         if len(loops) > MAX_LOOPS:
             loops.pop(next(iter(loops)))
     loop = loops[loop_id] = loops.pop(loop_id)
-    params = loop.ravel(starts)
-    params = params if n_starts > 1 else jax.tree.map(lambda stack: stack[0], params)
     return loop, loop.unstarted._replace(params=params), (time.perf_counter() - begun) * is_new
 
 
-def _compile_loop(program: Program, transformation, starts: dict[str, np.ndarray], data: Data, flat: bool) -> Loop:
-    n_starts = len(next(iter(starts.values())))
-    one = {name: stack[0] for name, stack in starts.items()}
-    shapes = {name: stack.shape[1:] for name, stack in sorted(starts.items())}
-    ravel, unstack = (_stack_flat, partial(_unstack_flat, shapes)) if flat else (_identity, partial(_unstack, shapes))
-    dtypes = {name: value.dtype for name, value in one.items()}
-    unravel = partial(_split, shapes, dtypes) if flat else _identity
-    params = ravel(starts)
-    params = params if n_starts > 1 else jax.tree.map(lambda stack: stack[0], params)
-    init = partial(_init_search, transformation, n_starts, np.result_type(*one.values()))
-    unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), jax.eval_shape(init, params))._replace(
-        step=UNSTARTED
-    )
-    advance = jax.jit(_make_advance(program, transformation, init, unravel, flat, n_starts))
+def _compile_loop(program: Program, transformation, n_starts: int, params: dict[str, np.ndarray], data: Data) -> Loop:
+    init = partial(_init_search, transformation, n_starts, np.result_type(*params.values()))
+    shapes = jax.eval_shape(init, params)
+    unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)._replace(step=UNSTARTED)
+    advance = jax.jit(_make_advance(program, transformation, init, n_starts))
     arguments = unstarted, data, np.uint32(0), np.int32(0), np.int32(1), unstarted.best_loss.reshape(-1)[0]
-    return Loop(advance.lower(*arguments).compile(), ravel, unstack, unstarted, [])
-
-
-def _stack_flat(starts: dict[str, np.ndarray]) -> np.ndarray:
-    """Return parameters as (B, P), in the order of their names."""
-    return np.concatenate([np.asarray(starts[name]).reshape(len(starts[name]), -1) for name in sorted(starts)], axis=1)
-
-
-def _split(shapes: dict[str, tuple[int, ...]], dtypes: dict[str, Any], vector: jax.Array) -> Params:
-    """Return one flat vector as the dict it was stacked from."""
-    ends = np.cumsum([int(np.prod(shape)) for shape in shapes.values()])
-    parts = zip(shapes.items(), jnp.split(vector, ends[:-1]), strict=True)
-    return {name: part.reshape(shape).astype(dtypes[name]) for (name, shape), part in parts}
-
-
-def _unstack_flat(shapes: dict[str, tuple[int, ...]], vectors: Any) -> dict[str, np.ndarray]:
-    sizes = [int(np.prod(shape)) for shape in shapes.values()]
-    parts = np.split(np.asarray(vectors).reshape(-1, sum(sizes)), np.cumsum(sizes)[:-1], axis=1)
-    return {name: part.reshape(-1, *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
-
-
-def _unstack(shapes: dict[str, tuple[int, ...]], params: Params) -> dict[str, np.ndarray]:
-    return {name: np.asarray(params[name]).reshape(-1, *shape) for name, shape in shapes.items()}
+    return Loop(advance.lower(*arguments).compile(), unstarted, [])
 
 
 def _init_search(transformation, n_starts: int, dtype: Any, params: Any) -> Search:
@@ -164,19 +124,15 @@ def _init_search(transformation, n_starts: int, dtype: Any, params: Any) -> Sear
     return Search(params, opt_state, jnp.int32(0), code, params, loss, norm, last)
 
 
-def _make_advance(program: Program, transformation, init: Callable, unravel, flat: bool, n_starts: int) -> Callable:
+def _make_advance(program: Program, transformation, init: Callable, n_starts: int) -> Callable:
     """Return the function that takes a search to a step limit, all of it inside one compiled loop."""
 
-    def value_and_grad(params, data, key):
-        loss, grads = program.jitted_value_and_grad(unravel(params), data, key)
-        return loss, jnp.concatenate([grads[name].ravel() for name in sorted(grads)]) if flat else grads
-
     def take_step(search: Search, data, key, tolerance) -> tuple[Search, jax.Array]:
-        loss, grads = value_and_grad(search.params, data, key)
+        loss, grads = program.jitted_value_and_grad(search.params, data, key)
         norm = jnp.max(jnp.stack([jnp.max(jnp.abs(g), initial=0) for g in jax.tree.leaves(grads)])).astype(loss.dtype)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         params, opt_state = update_params(
-            transformation, search.params, search.opt_state, loss, grads, lambda p: program.value(unravel(p), data, key)
+            transformation, search.params, search.opt_state, loss, grads, lambda p: program.value(p, data, key)
         )
         converged = finite & (norm <= tolerance * jnp.maximum(1, jnp.abs(loss)))
         is_lbfgs = isinstance(opt_state, LBFGSState)
@@ -250,8 +206,9 @@ def run_chunks(
     evaluations, rows = settings.steps + 1, _history_rows(search.code.size)
     step = max(int(search.step), 0)
     while step < evaluations and np.any(np.asarray(search.code) == Code.RUNNING):
-        chunk = settings.chunk_steps or _pace(loop)
-        limit = min(step + min(chunk, (rows - 1) * settings.log_every), evaluations)
+        # A fixed chunk ends behind a multiple of its length, so that a callback sees the steps that are logged.
+        fixed = settings.chunk_steps and -(-step // settings.chunk_steps) * settings.chunk_steps + 1
+        limit = min(fixed or step + _pace(loop), step + (rows - 1) * settings.log_every, evaluations)
         begun = time.perf_counter()
         search, history = loop.advance(search, data, np.uint32(seed), np.int32(limit), every, tolerance)
         reached = int(search.step)
@@ -271,7 +228,3 @@ def _pace(loop: Loop) -> int:
 
 def _history_rows(n_starts: int) -> int:
     return max(HISTORY_ROWS // n_starts, 64)
-
-
-def _identity(params: Any) -> Any:
-    return params

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from pm_psyphy.checkpoint import Checkpoint, describe_run, read_checkpoint, write_checkpoint
-from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop, run_chunks
+from pm_psyphy.loop import UNSTARTED, Code, Search, Settings, get_loop, run_chunks
 from pm_psyphy.objective import Objective
 from pm_psyphy.progress import ProgressLine
 from pm_psyphy.status import Status
@@ -52,7 +52,6 @@ def minimise(
     settings: Settings,
     *,
     seed: int = 0,
-    flat: bool = True,
     label: str = "",
     progressbar: bool = False,
     callback: Callable[[Progress], Any] | None = None,
@@ -68,8 +67,6 @@ def minimise(
     settings : Settings
     seed : int
         Of the random draws of a stochastic objective.
-    flat : bool
-        Whether the transformation sees one flat vector of parameters, or the dict.
     label : str
         Names the optimiser, on the progress bar and in the checkpoint.
     progressbar : bool
@@ -82,41 +79,53 @@ def minimise(
     -------
     Trajectory
     """
-    loop, search, compile_seconds = get_loop(objective.program, transformation, starts, objective.data, flat=flat)
-    run = describe_run(objective, search, label) if checkpoint else ""
-    state = read_checkpoint(checkpoint, search, run) if checkpoint else None
-    state = state or Checkpoint(search, seed, np.zeros(0, int), np.zeros((0, search.code.size, 2)))
-    if checkpoint and state.search.step == UNSTARTED:
-        write_checkpoint(checkpoint, state, run)
-    state = state._replace(search=_reopen(state.search, settings.tolerance))
-    begun, interrupted = time.perf_counter(), False
-    with ProgressLine(label, settings.steps) if progressbar else nullcontext() as line:
+    interrupted = False
+    with ProgressLine(label) if progressbar else nullcontext() as line:
+        loop, search, compile_seconds = get_loop(objective.program, transformation, starts, objective.data)
+        run = describe_run(objective, search, label) if checkpoint else ""
+        state = _begin(search, seed, settings, checkpoint, run)
+        begun = time.perf_counter()
         try:
             for search, steps, rows in run_chunks(loop, state.search, objective.data, state.seed, settings):
                 state = state.extend(search, steps, rows.reshape(len(steps), search.code.size, 2))
-                progress = _summarise(loop, search)
-                if line:
-                    line.show(progress.step, progress.loss, progress.gradient_norm)
                 if checkpoint:
                     write_checkpoint(checkpoint, state, run, keep_going=True)
-                if callback and callback(progress):
+                if _report(search, line, callback):
                     interrupted = True
                     break
         except KeyboardInterrupt:
             if state.search.step == UNSTARTED:
                 raise
             interrupted = True
-    return _conclude(loop, state, interrupted, compile_seconds, time.perf_counter() - begun)
+    return _conclude(state, interrupted, compile_seconds, time.perf_counter() - begun)
 
 
-def _conclude(
-    loop: Loop, state: Checkpoint, interrupted: bool, compile_seconds: float, run_seconds: float
-) -> Trajectory:
+def _begin(search: Search, seed: int, settings: Settings, checkpoint: str | Path | None, run: str) -> Checkpoint:
+    """Return the state from the checkpoint, or a new one, written at once so that a bad path is found now."""
+    state = read_checkpoint(checkpoint, search, run) if checkpoint else None
+    if state is None:
+        state = Checkpoint(search, seed, np.zeros(0, int), np.zeros((0, search.code.size, 2)))
+        if checkpoint:
+            write_checkpoint(checkpoint, state, run)
+    return state._replace(search=_reopen(state.search, settings.tolerance))
+
+
+def _report(search: Search, line: ProgressLine | None, callback: Callable[[Progress], Any] | None) -> bool:
+    """Show the search to whoever watches; return whether the callback wants to stop."""
+    if line is None and callback is None:
+        return False
+    progress = _summarise(search)
+    if line is not None:
+        line.show(progress.step, progress.loss, progress.gradient_norm)
+    return callback is not None and bool(callback(progress))
+
+
+def _conclude(state: Checkpoint, interrupted: bool, compile_seconds: float, run_seconds: float) -> Trajectory:
     codes = np.atleast_1d(state.search.code)
     names = {Code.CONVERGED: Status.CONVERGED, Code.STALLED: Status.STALLED, Code.DIVERGED: Status.DIVERGED}
     still = Status.INTERRUPTED if interrupted else Status.MAX_STEPS
     return Trajectory(
-        params=loop.unravel(state.search.best_params),
+        params=_stack(state.search.best_params, len(codes)),
         loss=np.atleast_1d(state.search.best_loss),
         gradient_norm=np.atleast_1d(state.search.best_gradient_norm),
         status=[names.get(Code(code), still) for code in codes],
@@ -128,10 +137,16 @@ def _conclude(
     )
 
 
-def _summarise(loop: Loop, search: Search) -> Progress:
+def _stack(params: dict[str, Any], n_starts: int) -> dict[str, np.ndarray]:
+    """Return parameters on the host with a leading axis for the starts, of which one search has none."""
+    arrays = {name: np.asarray(value) for name, value in params.items()}
+    return arrays if n_starts > 1 else {name: value[None] for name, value in arrays.items()}
+
+
+def _summarise(search: Search) -> Progress:
     losses, norms = np.atleast_1d(search.best_loss), np.atleast_1d(search.best_gradient_norm)
     best = int(np.argmin(losses))
-    params = {name: stack[best] for name, stack in loop.unravel(search.best_params).items()}
+    params = {name: stack[best] for name, stack in _stack(search.best_params, losses.size).items()}
     return Progress(int(search.step) - 1, float(losses[best]), float(norms[best]), params)
 
 

@@ -48,9 +48,11 @@ def make_transformation(
         raise TypeError(
             f"optimizer is a {type(name).__name__}. Pass {_list_names()} or an optax.GradientTransformation."
         )
-    if name.lower() not in NAMES:
-        raise ValueError(f"There is no optimizer {name!r}. Pass {_list_names()} or an optax.GradientTransformation.")
-    name = name.lower()
+    name = _simplify(name)
+    if name not in NAMES:
+        raise ValueError(
+            f"There is no optimizer {optimizer!r}. Pass {_list_names()} or an optax.GradientTransformation."
+        )
     if name == "lbfgs" and learning_rate is not None:
         raise ValueError("L-BFGS finds its step sizes itself. Drop learning_rate, or choose optimizer='sgd' or 'adam'.")
     if momentum is not None and name != "sgd":
@@ -71,18 +73,13 @@ def name_optimizer(
     """Return what a person calls this optimiser, with its settings."""
     if isinstance(optimizer, optax.GradientTransformation):
         return "optax transformation"
-    name = (optimizer or ("adam" if stochastic else "lbfgs")).lower()
+    name = _simplify(optimizer or ("adam" if stochastic else "lbfgs"))
     if name == "lbfgs":
         return "L-BFGS"
     rate = LEARNING_RATES[name] if learning_rate is None else learning_rate
     settings = ["scheduled learning rate" if callable(rate) else f"learning rate {rate:g}"]
     settings += [f"momentum {momentum:g}"] if momentum else []
     return f"{ {'adam': 'Adam', 'adamw': 'AdamW', 'sgd': 'SGD'}[name] } ({', '.join(settings)})"
-
-
-def needs_flat(optimizer: str | optax.GradientTransformation | None, stochastic: bool) -> bool:
-    """Whether the optimiser works on one flat vector: L-BFGS does, the others keep the parameters apart."""
-    return (optimizer is None and not stochastic) or (isinstance(optimizer, str) and optimizer.lower() == "lbfgs")
 
 
 # One object per setting: the compiled loops of a model are found again by the identity of their transformation.
@@ -93,6 +90,10 @@ def _make(name: str, learning_rate: Any, momentum: float | None) -> optax.Gradie
     if name == "sgd":
         return optax.with_extra_args_support(optax.sgd(learning_rate, momentum))
     return optax.with_extra_args_support({"adam": optax.adam, "adamw": optax.adamw}[name](learning_rate))
+
+
+def _simplify(name: str) -> str:
+    return name.lower().replace("-", "")
 
 
 def _list_names() -> str:

@@ -131,8 +131,9 @@ def explain_no_route(model: pm.Model, errors: dict[str, Exception]) -> NotImplem
     op, error = next(reversed(ops.items()))
     terms = _name_terms_with(model, op)
     where = f"needed by {', '.join(terms)}" if terms else "in its log probability or gradient"
+    reason = str(error.__cause__).partition("\n")[0]
     return NotImplementedError(
-        f"JAX cannot run {op}, {where}, and the host cannot stand in for it ({error.__cause__}). "
+        f"JAX cannot run {op}, {where}, and the host cannot stand in for it ({reason}). "
         "Rewrite that variable with other ops, or give it `observed` data of fixed shape."
     )
 

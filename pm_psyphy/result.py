@@ -48,8 +48,8 @@ class MAPResult(Mapping[str, np.ndarray]):
 
     Attributes
     ----------
-    values : dict of str to ndarray
-        Free variables and deterministics at the estimate; ``fit["mu"]`` is ``fit.values["mu"]``.
+    values_by_name : dict of str to ndarray
+        Free variables and deterministics at the estimate; ``fit["mu"]`` is ``fit.values_by_name["mu"]``.
     unconstrained : dict of str to ndarray
         The estimate by value-variable name, as ``model.initial_point()`` gives.
     loss : float
@@ -110,6 +110,9 @@ class MAPResult(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self.values_by_name)
+
+    def __reduce__(self) -> str:
+        raise TypeError("A MAPResult holds a compiled program and cannot be pickled. Save it by `fit.save(path)`.")
 
     def __repr__(self) -> str:
         width = max((len(name) for name in self), default=0)

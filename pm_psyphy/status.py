@@ -37,7 +37,9 @@ def describe(status: Status, *, step: int, gradient_norm: float, stochastic: boo
     """
     norm, count = f"{gradient_norm:.2g}", f"{step:,} step{'s' if step != 1 else ''}"
     if status is Status.MAX_STEPS and stochastic:
-        return f"All {count} were taken; a random loss has no test of convergence."
+        return (
+            f"All {count} were taken; a random loss has no test of convergence, and the one shown is the last draw's."
+        )
     return {
         Status.CONVERGED: f"Converged after {count}: the gradient is {norm}.",
         Status.MAX_STEPS: f"Not converged after {count}: the gradient is {norm}. "

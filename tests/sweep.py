@@ -1,4 +1,4 @@
-"""Small PyMC models of every kind in, under `CASES` with a group and a name each: what `test_sweep` compiles and compares."""
+"""Small PyMC models of every kind, each with a group and a name: what `test_sweep` compiles and compares."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,6 +99,11 @@ def near(value: Any, spread: float = 0.1) -> Callable[..., pt.TensorVariable]:
 
 def between(lower: float, upper: float) -> Callable[..., pt.TensorVariable]:
     return lambda name, **kwargs: pm.Uniform(name, lower, upper, **kwargs)
+
+
+def triple(name: str, **kwargs) -> pt.TensorVariable:
+    """Start from different values, so that neither their order nor their largest is a tie."""
+    return pm.Normal(name, [0.3, -0.8, 1.1], 0.1, **kwargs)
 
 
 def simplex(name: str) -> pt.TensorVariable:
@@ -208,8 +213,10 @@ def declare_observed(distribution: str, parameters: Mapping[str, Any], data: np.
 
 for distribution, parameters, data in CONTINUOUS:
     name = name_case(distribution, parameters)
-    add(FREE, name, partial(declare_free, distribution, parameters))
     add(OBSERVED, name, partial(declare_observed, distribution, parameters, data))
+# Priors take each distribution once: with other parameters its density has the same ops.
+for distribution, parameters, _ in {row[0]: row for row in reversed(CONTINUOUS)}.values():
+    add(FREE, name_case(distribution, parameters), partial(declare_free, distribution, parameters))
 for distribution, parameters, data in DISCRETES:
     add(DISCRETE, name_case(distribution, parameters), partial(declare_observed, distribution, parameters, data))
 
@@ -388,7 +395,7 @@ def survival():
 
 
 NORMAL = ("Normal", {"mu": real, "sigma": positive})
-STUDENT = ("StudentT", {"nu": positive, "mu": real, "sigma": positive})
+STUDENT = ("StudentT", {"nu": 4, "mu": real, "sigma": positive})
 GAMMA = ("Gamma", {"alpha": positive, "beta": positive})
 WEIBULL = ("Weibull", {"alpha": positive, "beta": positive})
 POISSON = ("Poisson", {"mu": positive})
@@ -438,7 +445,6 @@ add_all(
             censored, "Exponential", {"lam": positive}, np.minimum(POSITIVES, [1, 1, 3, 1]), upper=[1, 1, 3, 1]
         ),
         "Censored Gamma": partial(censored, *GAMMA, np.clip(POSITIVES, 0.5, 2), lower=0.5, upper=2),
-        "Censored StudentT": partial(censored, *STUDENT, np.clip(REALS, -1, 2), lower=-1, upper=2),
         "Censored Poisson": partial(censored, *POISSON, np.minimum(COUNTS, 3), upper=3),
         "CustomDist(logp)": custom_with_logp,
         "CustomDist(dist)": custom_with_dist,
@@ -600,7 +606,7 @@ add_all(
             "y", mu=real("mu"), sigma=positive("sigma"), init_dist=pm.Normal.dist(0, 2), observed=WALK
         ),
         "RandomWalk with StudentT innovations": lambda: observe(
-            pm.RandomWalk("x", init_dist=pm.Normal.dist(0, 1), innovation_dist=pm.StudentT.dist(positive("nu")), steps=4)
+            pm.RandomWalk("x", pm.Normal.dist(0, 1), pm.StudentT.dist(positive("nu")), steps=4)
         ),
         "MvGaussianRandomWalk": lambda: observe(
             pm.MvGaussianRandomWalk(
@@ -1016,19 +1022,20 @@ for name, function, *arguments in [
     ("hyp2f1", pt.hyp2f1, positive, positive, near(3), fraction),
     ("owens_t", pt.owens_t, real, real),
     ("probit, invprobit", lambda p: pm.math.probit(p) + pm.math.invprobit(p), fraction),
-    ("logit, sigmoid, log1pexp, log1mexp", lambda x: pm.math.logit(pt.sigmoid(x)) + pm.math.log1mexp(-pt.softplus(x)), real),
+    ("logit, sigmoid, log1mexp", lambda x: pm.math.logit(pt.sigmoid(x)) + pt.log1mexp(-pt.softplus(x)), real),
     ("logaddexp, logdiffexp", lambda a, b: pm.math.logaddexp(a, b) + pm.math.logdiffexp(a + 2, b - 2), real, real),
-    ("logsumexp, softmax, log_softmax", lambda x: pt.special.logsumexp(x) + pt.special.softmax(x) + pt.special.log_softmax(x), real),
+    ("logsumexp, softmax", lambda x: pt.special.logsumexp(x) + pt.special.softmax(x), real),
+    ("log_softmax", pt.special.log_softmax, real),
     ("xlogy, xlog1py", lambda a, b: pt.special.xlogy(a, b) + pt.special.xlog1py(a, b), positive, positive),
-    ("trigonometry", lambda x: pt.sin(x) + pt.tan(x) + pt.arctan2(x, 2) + pt.arcsin(x / 9) + pt.arccosh(x**2 + 2), real),
+    ("trigonometry", lambda x: pt.sin(x) + pt.tan(x) + pt.arctan2(x, 2) + pt.arcsin(x / 9), real),
     ("powers", lambda x, y: x**y + pt.abs(x) ** 1.5 + pt.sqrt(x) + 2**x, positive, positive),
     ("rounding and modulo", lambda x: x * pt.floor(x) + pt.mod(x + 0.3, 0.7) + pt.sign(x) * pt.round(2 * x), real),
-    ("sort, cumsum, cumprod, diff", lambda x: pt.sort(x) + pt.cumsum(x) * pt.cumprod(x) + pt.diff(x).sum(), near([0.3, -0.8, 1.1])),
-    ("max, min, clip, median", lambda x: x.max() * x.min() + pt.clip(x, -0.5, 0.5) + pt.median(x), near([0.3, -0.8, 1.1])),
-    ("var, std, prod, norm", lambda x: x.var() + x.std() + x.prod() + pt.linalg.norm(x), near([0.3, -0.8, 1.1])),
-    ("argsort as an index", lambda x, z: z[pt.argsort(x)] * x, near([0.3, -0.8, 1.1]), real),
-    ("searchsorted and linear interpolation", lambda x: x * pt.searchsorted(np.array([-1.0, 0.1, 1.0]), x), near([0.3, -0.8, 0.6])),
-    ("einsum, tensordot, outer", lambda x, z: pt.einsum("i,j,jk->k", x, z, COVARIANCE) + pt.outer(x, z).sum(0), real, real),
+    ("sort, cumsum, cumprod, diff", lambda x: pt.sort(x) + pt.cumsum(x) * pt.cumprod(x) + pt.diff(x).sum(), triple),
+    ("max, min, clip, median", lambda x: x.max() * x.min() + pt.clip(x, -0.5, 0.5) + pt.median(x), triple),
+    ("var, std, prod, norm", lambda x: x.var() + x.std() + x.prod() + pt.linalg.norm(x), triple),
+    ("argsort as an index", lambda x, z: z[pt.argsort(x)] * x, triple, real),
+    ("searchsorted", lambda x: x * pt.searchsorted(np.array([-1.0, 0.0, 1.0]), x), triple),
+    ("einsum, outer", lambda x, z: pt.einsum("i,j,jk->k", x, z, COVARIANCE) + pt.outer(x, z).sum(0), real, real),
     ("convolve1d", lambda x, z: pt.signal.convolve1d(x, z, mode="full"), real, real),
     ("fft", lambda x: rfft(pt.concatenate([x, x**2])[None]), real),
 ]:  # fmt: skip

@@ -1,6 +1,5 @@
 """Checkpoints: what survives a crash, and what is refused."""
 
-import os
 import resource
 import signal
 import subprocess
@@ -147,4 +146,4 @@ def test_a_disk_that_fills_up_loses_neither_the_fit_nor_the_last_checkpoint(tmp_
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert fit.n_steps == 200
     assert path.read_bytes() == before
-    assert os.listdir(tmp_path) == ["fit.ckpt"]
+    assert [file.name for file in tmp_path.iterdir()] == ["fit.ckpt"]

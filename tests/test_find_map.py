@@ -84,8 +84,10 @@ def test_float32_models_stay_float32_and_reach_the_closed_form():
         {"optimizer": "sgd", "learning_rate": 1e-3, "momentum": 0.9},
         {"optimizer": optax.chain(optax.clip(10.0), optax.adam(0.1))},
         {"optimizer": optax.lbfgs()},
+        {"optimizer": psy.lbfgs(memory_size=5)},
+        {"optimizer": "L-BFGS"},
     ],
-    ids=["adam", "adamw", "sgd", "chain", "optax lbfgs"],
+    ids=["adam", "adamw", "sgd", "chain", "optax lbfgs", "own lbfgs", "name"],
 )
 def test_every_optimizer_reaches_the_optimum(settings):
     model = models.logistic()
@@ -162,8 +164,9 @@ def test_the_callback_sees_the_steps_and_stops_the_fit():
 
     fit = psy.find_map(models.logistic(), optimizer="adam", log_every=10, callback=stop_at_forty)
     assert fit.status is psy.Status.INTERRUPTED
-    assert [p.step for p in seen] == [9, 19, 29, 39, 49]
-    assert fit.n_steps == 49
+    assert [p.step for p in seen] == [0, 10, 20, 30, 40]
+    assert fit.n_steps == 40
+    np.testing.assert_array_equal(fit.history.step, [0, 10, 20, 30, 40])
     assert seen[-1].params.keys() == {"beta"}
     assert seen[-1].loss == fit.loss < seen[0].loss
 

@@ -1,5 +1,7 @@
 """What a fit looks like, and what it turns into."""
 
+import pickle
+
 import arviz_plots
 import jax.numpy as jnp
 import matplotlib as mpl
@@ -32,6 +34,11 @@ def test_a_fit_is_frozen(fit):
         fit.loss = 0.0
     with pytest.raises(ValueError, match="read-only"):
         fit["theta"][0] = 1.0
+
+
+def test_pickling_points_to_save(fit):
+    with pytest.raises(TypeError, match="cannot be pickled. Save it by `fit.save"):
+        pickle.dumps(fit)
 
 
 def test_an_unknown_name_lists_the_known_ones(fit):
