@@ -111,7 +111,7 @@ def find_map(
     ...     y = pm.Normal("y", mu, sigma, observed=[4.0, 5.0, 7.0, 8.0])
     >>> fit = psy.find_map(model)
     >>> round(float(fit["mu"]), 3), fit.converged
-    (5.99, True)
+    (5.963, True)
     """
     begun = time.perf_counter()
     _check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
