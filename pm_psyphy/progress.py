@@ -1,5 +1,6 @@
 """Step, loss and gradient norm in; one line on the terminal comes out."""
 
+import time
 from types import TracebackType
 
 from rich.console import Console
@@ -20,6 +21,7 @@ class ProgressLine:
         columns = SpinnerColumn(finished_text=" "), TextColumn("{task.description}"), TimeElapsedColumn()
         self.line = Progress(*columns, console=console, disable=not (console.is_terminal or console.is_jupyter))
         self.label = label.split(" (")[0]
+        self.first: tuple[int, float] | None = None
         self.task = self.line.add_task(f"{self.label}  compiling", total=1)
 
     def __enter__(self) -> "ProgressLine":
@@ -42,7 +44,9 @@ class ProgressLine:
         norm : float
             Largest absolute derivative.
         """
-        elapsed = self.line.tasks[self.task].elapsed or 0.0
-        rate = f"  {step / elapsed:,.0f}/s" if elapsed > 0 and step else ""
+        now = time.perf_counter()
+        first_step, first_time = self.first = self.first or (step, now)
+        # The clock of the rate begins with the first report, behind the compilation.
+        rate = f"  {(step - first_step) / (now - first_time):,.0f} steps/s" if step > first_step else ""
         text = f"{self.label}  step {step:,}  loss {loss:.6g}  gradient {norm:.1e}{rate}"
         self.line.update(self.task, description=text)
