@@ -134,7 +134,7 @@ def explain_no_route(model: pm.Model, errors: dict[str, Exception]) -> NotImplem
     reason = str(error.__cause__).partition("\n")[0]
     return NotImplementedError(
         f"JAX cannot run {op}, {where}, and the host cannot stand in for it ({reason}). "
-        "Rewrite that variable with other ops, or give it `observed` data of fixed shape."
+        "Rewrite that variable with other ops."
     )
 
 

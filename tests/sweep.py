@@ -211,12 +211,12 @@ def declare_observed(distribution: str, parameters: Mapping[str, Any], data: np.
     getattr(pm, distribution)("y", **declare_parameters(parameters), observed=data)
 
 
-for distribution, parameters, data in CONTINUOUS:
-    name = name_case(distribution, parameters)
-    add(OBSERVED, name, partial(declare_observed, distribution, parameters, data))
 # Priors take each distribution once: with other parameters its density has the same ops.
-for distribution, parameters, _ in {row[0]: row for row in reversed(CONTINUOUS)}.values():
+FIRST_ROWS = [row for i, row in enumerate(CONTINUOUS) if row[0] not in {other[0] for other in CONTINUOUS[:i]}]
+for distribution, parameters, _ in FIRST_ROWS:
     add(FREE, name_case(distribution, parameters), partial(declare_free, distribution, parameters))
+for distribution, parameters, data in CONTINUOUS:
+    add(OBSERVED, name_case(distribution, parameters), partial(declare_observed, distribution, parameters, data))
 for distribution, parameters, data in DISCRETES:
     add(DISCRETE, name_case(distribution, parameters), partial(declare_observed, distribution, parameters, data))
 
@@ -606,7 +606,9 @@ add_all(
             "y", mu=real("mu"), sigma=positive("sigma"), init_dist=pm.Normal.dist(0, 2), observed=WALK
         ),
         "RandomWalk with StudentT innovations": lambda: observe(
-            pm.RandomWalk("x", pm.Normal.dist(0, 1), pm.StudentT.dist(positive("nu")), steps=4)
+            pm.RandomWalk(
+                "x", init_dist=pm.Normal.dist(0, 1), innovation_dist=pm.StudentT.dist(positive("nu")), steps=4
+            )
         ),
         "MvGaussianRandomWalk": lambda: observe(
             pm.MvGaussianRandomWalk(
