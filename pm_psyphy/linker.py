@@ -13,6 +13,8 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.link.utils import fgraph_to_python
+from pytensor.tensor.elemwise import DimShuffle
+from pytensor.tensor.math import Dot
 from pytensor.tensor.subtensor import AdvancedSubtensor
 from pytensor.tensor.type import TensorType
 
@@ -75,7 +77,7 @@ def translate(
             return _run_on_host(node)
 
         try:
-            in_jax = jax_funcify(op, node=node, **kwargs)
+            in_jax = _multiply_transposed if _is_transposed_times_column(node) else jax_funcify(op, node=node, **kwargs)
         except Exception as error:
             return fall_back(error)
 
@@ -94,6 +96,20 @@ def translate(
         # Assertions have no place in a compiled program; the start is checked instead.
         warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
         return fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
+
+
+def _is_transposed_times_column(node: Any) -> bool:
+    if not isinstance(node.op, Dot):
+        return False
+    matrix, column = node.inputs
+    transpose = matrix.owner.op if matrix.owner is not None else None
+    is_transposed = isinstance(transpose, DimShuffle) and transpose.new_order == (1, 0)
+    return is_transposed and column.type.ndim == 2 and column.type.shape[1] == 1
+
+
+def _multiply_transposed(matrix: Any, column: Any) -> Any:
+    """Multiply x.T by a column, as every regression's gradient does, so that XLA reads x by its rows."""
+    return (column.T @ matrix.T).T
 
 
 def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: dict[str, int]) -> None:
