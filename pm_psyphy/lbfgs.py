@@ -79,7 +79,7 @@ def lbfgs(memory_size: int = 30) -> optax.GradientTransformationExtraArgs:
         is_first = jnp.isinf(state.value)
         exhausted = state.n_trials + 1 >= MAX_TRIALS
         accepted = is_first | (decreased & ((slope >= CURVATURE * state.slope) | exhausted))
-        remembered = _remember(state, params - state.point, grads - state.grad, grads, accepted & ~is_first)
+        remembered = _remember(state, params - state.point, grads - state.grad, accepted & ~is_first)
         moved = _set_out(remembered, params, value, grads)
         restarted = _restart(state._replace(stalled=state.n_pairs == 0))
         narrowed = _narrow(state, value, slope, decreased, finite)
@@ -120,7 +120,7 @@ def _narrow(state: LBFGSState, value, slope, decreased, finite) -> LBFGSState:
     return state._replace(low=new_low, high=high, stepsize=stepsize, n_trials=state.n_trials + 1)
 
 
-def _remember(state: LBFGSState, s, y, grads, accepted) -> LBFGSState:
+def _remember(state: LBFGSState, s, y, accepted) -> LBFGSState:
     """Put the pair (s, y) in the oldest pair's place, if the loss curves upwards along it."""
     s_y, y_y = s @ y, y @ y
     stored = accepted & (s_y > jnp.finfo(s.dtype).eps * y_y)

@@ -241,7 +241,7 @@ def evaluate(objective: Objective, params: Mapping[str, np.ndarray], expression:
             "Use pm.sample_posterior_predictive(fit.to_datatree()) for predictions."
         )
     data = objective.values_of(graph)
-    # One call each: compiling in Python costs less than any other way here.
+    # An expression is computed once: to compile it for speed would cost more than it saves.
     function = pytensor.function(graph.inputs, graph.outputs, mode="FAST_COMPILE", on_unused_input="ignore")
     results: Any = function(
         *(params[p.name] for p in graph.parameters), *(np.asarray(data[name]) for name in graph.data)
