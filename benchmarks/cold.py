@@ -28,7 +28,7 @@ def load_method(name: str) -> Callable[[pm.Model], dict[str, np.ndarray]]:
 
     def fit_with_extras(model):
         found = pmx.find_MAP(model=model, gradient_backend="jax", compile_kwargs={"mode": "JAX"}, progressbar=False)
-        groups = (found["posterior"], found["unconstrained_posterior"])
+        groups = [found[name] for name in ("posterior", "unconstrained_posterior") if name in found.children]
         return {name: values.values[0, 0] for group in groups for name, values in group.data_vars.items()}
 
     return fit_with_extras

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+from pytensor.compile.mode import Mode
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant
 from pytensor.graph.replace import clone_replace
@@ -18,6 +19,9 @@ type Tensor = Any
 
 # Constants above this size are lifted into arguments, so that XLA neither folds nor stores them.
 LARGEST_CONSTANT = 64
+
+# For graphs that run once or a few times. Without its virtual machine PyTensor does not load its C compiler either.
+RUN_ONCE = Mode(linker="py", optimizer="fast_compile")
 
 # What a second attempt keeps inside the program, each level on top of the one before.
 FREEZING = ("nothing", "shapes", "integers", "everything")

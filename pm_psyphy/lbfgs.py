@@ -6,33 +6,52 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from pm_psyphy.vector import VectorTransformation
+
 SUFFICIENT_DECREASE = 1e-4
 CURVATURE = 0.9
 MAX_TRIALS = 20
 MAX_IDLE = 5
+SMALL = 64
+
+
+class Line(NamedTuple):
+    """Where the search along a line stands, in numbers; counts and flags are floats too, so that one array holds all.
+
+    Every array of a loop's state is a kernel of its own, which costs 10 ms to compile and 0.1 us a step.
+    """
+
+    value: Any  # loss at the last accepted point
+    length: Any  # of the gradient there
+    slope: Any  # directional derivative there
+    stepsize: Any  # of the trial now evaluated
+    low: Any  # bracket's lower end: step size, value, slope
+    low_value: Any
+    low_slope: Any
+    high: Any  # bracket's upper end: step size
+    n_trials: Any  # rejected on this line
+    n_pairs: Any  # stored since the last restart
+    scale: Any  # s . y / y . y of the newest pair
+    n_idle: Any  # accepted points in a row that lowered the loss by rounding only
+    stalled: Any  # nothing lower is left to working precision
 
 
 class LBFGSState(NamedTuple):
     """What L-BFGS remembers between two evaluations, of P parameters and m pairs."""
 
     point: jax.Array  # (P,) the last accepted point
-    value: jax.Array  # loss there
     grad: jax.Array  # (P,) gradient there
     direction: jax.Array  # (P,) the line now searched
-    slope: jax.Array  # directional derivative at `point`
-    stepsize: jax.Array  # of the trial now evaluated
-    low: jax.Array  # (3,) bracket's lower end: step size, value, slope
-    high: jax.Array  # bracket's upper end: step size
-    n_trials: jax.Array  # rejected on this line
-    s: jax.Array  # (m, P) differences of points
-    y: jax.Array  # (m, P) differences of gradients
-    r_inverse: jax.Array  # (m, m) inverse of R, R_ij = s_i . y_j for i not newer than j
-    y_y: jax.Array  # (m, m) y_i . y_j
-    s_y: jax.Array  # (m,) s_i . y_i
-    scale: jax.Array  # s . y / y . y of the newest pair
-    n_pairs: jax.Array  # stored since the last restart
-    n_idle: jax.Array  # accepted points in a row that lowered the loss by rounding only
-    stalled: jax.Array  # nothing lower is left to working precision
+    numbers: jax.Array  # a Line
+    pairs: jax.Array  # (2 m + 2, P) differences of points s and of gradients y in turn; the last two are zero
+    r_inverse: jax.Array  # (m + 1, m + 1) inverse of R, R_ij = s_i . y_j for i not newer than j
+    y_y: jax.Array  # (m + 1, m + 1) y_i . y_j
+    s_y: jax.Array  # (m + 1,) s_i . y_i
+
+    @property
+    def line(self) -> Line:
+        """The numbers by their names."""
+        return Line(*(self.numbers[..., i] for i in range(len(Line._fields))))
 
 
 def lbfgs(memory_size: int = 30) -> optax.GradientTransformationExtraArgs:
@@ -60,121 +79,144 @@ def lbfgs(memory_size: int = 30) -> optax.GradientTransformationExtraArgs:
     """
 
     def init(params: Any) -> Any:
-        zero, zeros = jnp.zeros((), params.dtype), jnp.zeros_like(params)
+        zeros = jnp.zeros_like(params)
         m = min(memory_size, params.size)
-        pairs = jnp.zeros((m, params.size), params.dtype)
-        small = jnp.zeros((m, m), params.dtype)
-        count = jnp.zeros((), jnp.int32)
+        line = Line(*[0.0] * len(Line._fields))._replace(value=jnp.inf, high=jnp.inf, scale=1.0)
+        square = jnp.zeros((m + 1, m + 1), params.dtype)
         return LBFGSState(
-            point=params, value=zero + jnp.inf, grad=zeros, direction=zeros, slope=zero,
-            stepsize=zero, low=jnp.zeros(3, params.dtype), high=zero + jnp.inf, n_trials=count,
-            s=pairs, y=pairs, r_inverse=small, y_y=small, s_y=small[0], scale=zero + 1.0,
-            n_pairs=count, n_idle=count, stalled=count > 0,
-        )  # fmt: skip
+            point=params,
+            grad=zeros,
+            direction=zeros,
+            numbers=jnp.asarray(line, params.dtype),
+            pairs=jnp.zeros((2 * m + 2, params.size), params.dtype),
+            r_inverse=square,
+            y_y=square,
+            s_y=square[0],
+        )
 
     def update(grads: Any, state: Any, params: Any, *, value: Any, **_: Any) -> tuple[Any, Any]:
-        slope = grads @ state.direction
+        line, m = state.line, state.s_y.size - 1
+        s, y = params - state.point, grads - state.grad
+        vectors = jnp.stack([grads, y, s, state.direction])
+        products = _multiply(vectors, vectors)
+        g_g, slope, y_y, s_y = products[0, 0], products[0, 3], products[1, 1], products[1, 2]
+
         finite = jnp.isfinite(value) & jnp.isfinite(slope)
-        decreased = finite & _is_decrease(state, value, slope)
-        is_first = jnp.isinf(state.value)
-        exhausted = state.n_trials + 1 >= MAX_TRIALS
-        accepted = is_first | (decreased & ((slope >= CURVATURE * state.slope) | exhausted))
-        remembered = _remember(state, params - state.point, grads - state.grad, accepted & ~is_first)
-        moved = _set_out(remembered, params, value, grads)
-        restarted = _restart(state._replace(stalled=state.n_pairs == 0))
-        narrowed = _narrow(state, value, slope, decreased, finite)
-        turned = _select(exhausted, restarted, narrowed)
-        small = _select(accepted, moved._replace(s=state.s, y=state.y), turned)
-        new = small._replace(s=remembered.s, y=remembered.y)
-        return new.point + new.stepsize * new.direction - params, new
+        decreased = finite & _is_decrease(line, value, slope)
+        is_first, exhausted = jnp.isinf(line.value), line.n_trials + 1 >= MAX_TRIALS
+        accepted = is_first | (decreased & ((slope >= CURVATURE * line.slope) | exhausted))
+        turns = accepted | exhausted
+        # Along a pair, the gradient must grow.
+        stored = accepted & ~is_first & (s_y > jnp.finfo(s.dtype).eps * y_y)
 
-    return optax.flatten(optax.GradientTransformationExtraArgs(init, cast(Any, update)))
+        point, grad = jnp.where(accepted, params, state.point), jnp.where(accepted, grads, state.grad)
+        slot = jnp.where(stored, jax.lax.rem(line.n_pairs.astype(jnp.int32), jnp.int32(m)), m)
+        pair = jnp.where(stored, jnp.stack([s, y]), 0.0)
+        pairs = jax.lax.dynamic_update_slice_in_dim(state.pairs, pair, 2 * slot, 0)
+        products = _multiply(pairs, vectors).reshape(m + 1, 2, -1)
+        small = _remember(state, slot, jnp.where(stored, products[..., 1], 0.0), jnp.where(stored, s_y, 0.0))
+        scale = jnp.where(stored, s_y / y_y, line.scale)
+
+        quasi_newton = -scale * grads - _weigh(small, products[..., 0], scale) @ pairs
+        quasi_slope = (vectors @ quasi_newton)[0]
+        n_pairs = line.n_pairs + stored
+        sound = (n_pairs > 0) & (quasi_slope < 0) & accepted
+        # Neither this bound of the length of a gradient nor what is made of it overflows where its square does.
+        length = jnp.minimum(jnp.sqrt(g_g), jnp.sqrt(1.0 * grad.size) * jnp.max(jnp.abs(grads), initial=0))
+        length = jnp.where(accepted, length, line.length)
+        steepest = -grad / jnp.maximum(1.0, length)
+        new_slope = jnp.where(sound, quasi_slope, -length * jnp.minimum(length, 1.0))
+        new_value = jnp.where(accepted, value, line.value)
+        is_idle = value >= line.value - 2 * jnp.finfo(value.dtype).eps * jnp.abs(line.value)
+        n_idle = jnp.where(is_idle, line.n_idle + 1, 0)
+        turned = Line(
+            value=new_value, length=length, slope=new_slope, stepsize=1.0,
+            low=0.0, low_value=new_value, low_slope=new_slope, high=jnp.inf, n_trials=0.0,
+            n_pairs=jnp.where(sound, n_pairs, 0.0), scale=jnp.where(sound, scale, 1.0),
+            n_idle=n_idle, stalled=jnp.where(accepted, n_idle >= MAX_IDLE, line.n_pairs == 0),
+        )  # fmt: skip
+        numbers = jnp.where(
+            turns, _pack(turned, value.dtype), _pack(_narrow(line, value, slope, decreased, finite), value.dtype)
+        )
+        new = LBFGSState(
+            point=point,
+            grad=grad,
+            direction=jnp.where(turns, jnp.where(sound, quasi_newton, steepest), state.direction),
+            numbers=numbers,
+            pairs=pairs,
+            r_inverse=small.r_inverse,
+            y_y=small.y_y,
+            s_y=small.s_y,
+        )
+        return point + new.line.stepsize * new.direction - params, new
+
+    flat = optax.flatten(optax.GradientTransformationExtraArgs(init, cast(Any, update)))
+    return VectorTransformation(*flat)
 
 
-def _select(condition, if_true: LBFGSState, if_false: LBFGSState) -> LBFGSState:
-    return LBFGSState(*(a if a is b else jnp.where(condition, a, b) for a, b in zip(if_true, if_false, strict=True)))
+def _multiply(rows, vectors):
+    """Return rows @ vectors.T, written so that XLA's CPU compiler makes the best of it.
+
+    It compiles a loop of small operations to one kernel, unless there is a product of matrices among them.
+    """
+    if rows.shape[1] > SMALL:
+        return rows @ vectors.T
+    return jnp.stack([rows @ vector for vector in vectors], axis=1)
 
 
-def _is_decrease(state: LBFGSState, value, slope):
-    armijo = value <= state.value + SUFFICIENT_DECREASE * state.stepsize * state.slope
-    rounding = 10 * jnp.finfo(value.dtype).eps * jnp.abs(state.value)
-    approximate = (value <= state.value + rounding) & (slope <= (2 * SUFFICIENT_DECREASE - 1) * state.slope)
+def _pack(line: Line, dtype: Any) -> jax.Array:
+    return jnp.stack([jnp.asarray(number, dtype) for number in line])
+
+
+def _is_decrease(line: Line, value, slope):
+    armijo = value <= line.value + SUFFICIENT_DECREASE * line.stepsize * line.slope
+    rounding = 10 * jnp.finfo(value.dtype).eps * jnp.abs(line.value)
+    approximate = (value <= line.value + rounding) & (slope <= (2 * SUFFICIENT_DECREASE - 1) * line.slope)
     return armijo | approximate
 
 
-def _narrow(state: LBFGSState, value, slope, decreased, finite) -> LBFGSState:
+def _narrow(line: Line, value, slope, decreased, finite) -> Line:
     """Choose the next trial on the same line."""
-    t, (low, low_value, low_slope) = state.stepsize, state.low
-    high = jnp.where(decreased, state.high, t)
+    t = line.stepsize
+    high = jnp.where(decreased, line.high, t)
     # Minimiser of the cubic through both ends (Nocedal and Wright, 2006, eq. 3.59).
-    width = t - low
-    d1 = low_slope + slope - 3 * (value - low_value) / width
-    d2 = jnp.sqrt(jnp.maximum(d1**2 - low_slope * slope, 0.0))
-    cubic = t - width * (slope + d2 - d1) / (slope - low_slope + 2 * d2)
-    new_low = jnp.where(decreased, jnp.stack([t, value, slope]), state.low)
-    room = high - new_low[0]
+    width = t - line.low
+    d1 = line.low_slope + slope - 3 * (value - line.low_value) / width
+    d2 = jnp.sqrt(jnp.maximum(d1**2 - line.low_slope * slope, 0.0))
+    cubic = t - width * (slope + d2 - d1) / (slope - line.low_slope + 2 * d2)
+    low = jnp.where(decreased, t, line.low)
+    room = high - low
     usable = jnp.isfinite(cubic) & finite
-    share = jnp.where(usable, jnp.clip((cubic - new_low[0]) / room, 0.1, 0.9), jnp.where(finite, 0.5, 0.1))
+    share = jnp.where(usable, jnp.clip((cubic - low) / room, 0.1, 0.9), jnp.where(finite, 0.5, 0.1))
     beyond = jnp.clip(jnp.where(usable, cubic, 4 * t), 2 * t, 10 * t)
-    stepsize = jnp.where(jnp.isinf(high), beyond, new_low[0] + share * room)
-    return state._replace(low=new_low, high=high, stepsize=stepsize, n_trials=state.n_trials + 1)
+    return line._replace(
+        low=low,
+        low_value=jnp.where(decreased, value, line.low_value),
+        low_slope=jnp.where(decreased, slope, line.low_slope),
+        high=high,
+        stepsize=jnp.where(jnp.isinf(high), beyond, low + share * room),
+        n_trials=line.n_trials + 1,
+    )
 
 
-def _remember(state: LBFGSState, s, y, accepted) -> LBFGSState:
-    """Put the pair (s, y) in the oldest pair's place, if the loss curves upwards along it."""
-    s_y, y_y = s @ y, y @ y
-    stored = accepted & (s_y > jnp.finfo(s.dtype).eps * y_y)
-    slot = state.n_pairs % state.s_y.size
-    is_slot = jnp.arange(state.s_y.size) == slot
-    new_s = jnp.where((stored & is_slot)[:, None], s, state.s)
-    new_y = jnp.where((stored & is_slot)[:, None], y, state.y)
-    kept = jnp.where(is_slot[:, None] | is_slot, 0.0, state.r_inverse)
-    column = jnp.where(is_slot, 1.0, -(kept @ (new_s @ y))) / s_y
-    against_y = new_y @ y
+def _remember(state: LBFGSState, slot, new, s_y) -> LBFGSState:
+    """Put the products of a new pair's y with all s and y, `new`, in the oldest pair's place."""
+    slots = jnp.arange(state.s_y.size)
+    is_slot = slots == slot
+    in_slot = is_slot[:, None] | is_slot
+    # After a restart the old pairs' products stand there still.
+    is_old = slots >= state.line.n_pairs
+    kept = jnp.where(in_slot | is_old[:, None] | is_old, 0.0, state.r_inverse)
+    column = jnp.where(s_y > 0, jnp.where(is_slot, 1.0, -(kept @ new[:, 0])) / s_y, 0.0)
     return state._replace(
-        s=new_s,
-        y=new_y,
-        r_inverse=jnp.where(stored, jnp.where(is_slot, column[:, None], kept), state.r_inverse),
-        y_y=jnp.where(
-            stored & (is_slot[:, None] | is_slot), jnp.where(is_slot, against_y[:, None], against_y), state.y_y
-        ),
-        s_y=jnp.where(stored & is_slot, s_y, state.s_y),
-        scale=jnp.where(stored, s_y / y_y, state.scale),
-        n_pairs=state.n_pairs + stored,
+        r_inverse=jnp.where(is_slot, column[:, None], kept),
+        y_y=jnp.where(in_slot, jnp.where(is_slot, new[:, 1, None], new[:, 1]), state.y_y),
+        s_y=jnp.where(is_slot, s_y, state.s_y),
     )
 
 
-def _set_out(state: LBFGSState, params, value, grads) -> LBFGSState:
-    """Accept the trial point and turn to the quasi-Newton direction there."""
-    inner = state.r_inverse @ (state.s @ grads)
-    middle = state.s_y * inner + state.scale * (state.y_y @ inner - state.y @ grads)
-    direction = state.scale * (inner @ state.y - grads) - (middle @ state.r_inverse) @ state.s
-    is_idle = value >= state.value - 2 * jnp.finfo(value.dtype).eps * jnp.abs(state.value)
-    n_idle = jnp.where(is_idle, state.n_idle + 1, 0)
-    at = state._replace(point=params, value=value, grad=grads, n_idle=n_idle, stalled=n_idle >= MAX_IDLE)
-    quasi_newton = _aim(at, direction, grads @ direction)
-    return _select((state.n_pairs > 0) & (quasi_newton.slope < 0), quasi_newton, _restart(at))
-
-
-def _restart(state: LBFGSState) -> LBFGSState:
-    """Forget the pairs and turn to steepest descent, with a first step no longer than 1."""
-    largest = jnp.maximum(jnp.max(jnp.abs(state.grad)), jnp.finfo(state.grad.dtype).tiny)
-    scaled = state.grad / largest
-    # Neither the length of a huge gradient nor its square overflows this way.
-    direction = -scaled / jnp.maximum(1 / largest, jnp.sqrt(scaled @ scaled))
-    return _aim(state, direction, state.grad @ direction)._replace(
-        r_inverse=jnp.zeros_like(state.r_inverse),
-        scale=jnp.ones_like(state.scale),
-        n_pairs=jnp.zeros_like(state.n_pairs),
-    )
-
-
-def _aim(state: LBFGSState, direction, slope) -> LBFGSState:
-    return state._replace(
-        direction=direction,
-        slope=slope,
-        stepsize=jnp.ones_like(slope),
-        low=jnp.stack([jnp.zeros_like(slope), state.value, slope]),
-        high=jnp.full_like(state.high, jnp.inf),
-        n_trials=jnp.zeros_like(state.n_trials),
-    )
+def _weigh(state: LBFGSState, products, scale):
+    """Return the share of each s and y in the quasi-Newton direction, from their products with the gradient."""
+    inner = state.r_inverse @ products[:, 0]
+    middle = state.s_y * inner + scale * (state.y_y @ inner - products[:, 1])
+    return jnp.stack([middle @ state.r_inverse, -scale * inner], axis=1).reshape(-1)

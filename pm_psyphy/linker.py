@@ -134,9 +134,9 @@ def _typify(value: Any, **kwargs) -> Any:
     import jax
     from pytensor.link.jax.dispatch.basic import jax_typify
 
-    if isinstance(value, np.ndarray) and (value.ndim or value.dtype.kind == "f"):
+    if isinstance(value, np.ndarray) and value.ndim:
         return jax.device_put(value)
-    return jax_typify(value, **kwargs)
+    return value if isinstance(value, np.ndarray) and value.dtype.kind == "f" else jax_typify(value, **kwargs)
 
 
 def _as_declared(results: Any, node: Any) -> Any:

@@ -15,6 +15,7 @@ import optax
 from pm_psyphy.kernel import update_params
 from pm_psyphy.lbfgs import LBFGSState
 from pm_psyphy.program import Data, Program
+from pm_psyphy.vector import Layout, VectorTransformation, find_layout
 
 # Rows of history that one chunk can hold, shared among the starts; a chunk ends when they are full.
 HISTORY_ROWS = 16384
@@ -41,6 +42,7 @@ class Search(NamedTuple):
     """State of a search; with several starts, each field but `step` has a leading axis for them."""
 
     params: Any
+    """One vector for a `VectorTransformation`, else a dict by name."""
     opt_state: Any
     step: jax.Array
     """Evaluations of the loss so far."""
@@ -59,8 +61,16 @@ class Loop:
     advance: Callable[..., tuple[Search, jax.Array]]
     unstarted: Search
     """A search whose step asks `advance` to begin at its parameters."""
+    layout: Layout | None
+    """How the parameters stand in one vector, if they do."""
     seconds_per_step: list[float]
     """The latest measurement, empty before the first."""
+
+    def name(self, params: Any) -> dict[str, np.ndarray]:
+        """Return the parameters of a search on the host by their names."""
+        if self.layout is not None:
+            return self.layout.split(np.asarray(params))
+        return {name: np.asarray(value) for name, value in params.items()}
 
 
 @dataclass(frozen=True)
@@ -96,23 +106,43 @@ def get_loop(
     signature = tuple((n, np.shape(a), a.dtype, getattr(a, "sharding", None)) for n, a in (starts | data).items())
     loops = program.compiled.setdefault("loops", {})
     loop_id = transformation, n_starts, signature
-    params = starts if n_starts > 1 else {name: stack[0] for name, stack in starts.items()}
+    params: Any = starts if n_starts > 1 else {name: stack[0] for name, stack in starts.items()}
+    layout = None
+    if isinstance(transformation, VectorTransformation):
+        layout = find_layout({name: stack[0] for name, stack in starts.items()})
+        params = layout.join(params)
     is_new = loop_id not in loops
     if is_new:
-        loops[loop_id] = _compile_loop(program, transformation, n_starts, params, data)
+        loops[loop_id] = _compile_loop(program, transformation, n_starts, params, data, layout)
         if len(loops) > MAX_LOOPS:
             loops.pop(next(iter(loops)))
     loop = loops[loop_id] = loops.pop(loop_id)
     return loop, loop.unstarted._replace(params=params), (time.perf_counter() - begun) * is_new
 
 
-def _compile_loop(program: Program, transformation, n_starts: int, params: dict[str, np.ndarray], data: Data) -> Loop:
-    init = partial(_init_search, transformation, n_starts, np.result_type(*params.values()))
+def _compile_loop(
+    program: Program, transformation, n_starts: int, params: Any, data: Data, layout: Layout | None
+) -> Loop:
+    init = partial(_init_search, transformation, n_starts, np.result_type(*jax.tree.leaves(params)))
     shapes = jax.eval_shape(init, params)
     unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)._replace(step=UNSTARTED)
-    advance = jax.jit(_make_advance(program, transformation, init, n_starts))
+    evaluate = (program.value, program.value_and_grad) if layout is None else _on_vector(program, layout)
+    advance = jax.jit(_make_advance(evaluate, transformation, init, n_starts, program.stochastic))
     arguments = unstarted, data, np.uint32(0), np.int32(0), np.int32(1), unstarted.best_loss.reshape(-1)[0]
-    return Loop(advance.lower(*arguments).compile(), unstarted, [])
+    return Loop(advance.lower(*arguments).compile(), unstarted, layout, [])
+
+
+def _on_vector(program: Program, layout: Layout) -> tuple[Callable, Callable]:
+    """Return a program's value, and its value and gradient, as functions of one vector."""
+
+    def value(vector, data, key):
+        return program.value(layout.split(vector), data, key)
+
+    def value_and_grad(vector, data, key):
+        loss, grads = program.jitted_value_and_grad(layout.split(vector), data, key)
+        return loss, layout.join(grads)
+
+    return value, value_and_grad
 
 
 def _init_search(transformation, n_starts: int, dtype: Any, params: Any) -> Search:
@@ -124,22 +154,25 @@ def _init_search(transformation, n_starts: int, dtype: Any, params: Any) -> Sear
     return Search(params, opt_state, jnp.int32(0), code, params, loss, norm, last)
 
 
-def _make_advance(program: Program, transformation, init: Callable, n_starts: int) -> Callable:
+def _make_advance(
+    evaluate: tuple[Callable, Callable], transformation, init: Callable, n_starts: int, stochastic: bool
+) -> Callable:
     """Return the function that takes a search to a step limit, all of it inside one compiled loop."""
+    value, value_and_grad = evaluate
 
     def take_step(search: Search, data, key, tolerance) -> tuple[Search, jax.Array]:
-        loss, grads = program.jitted_value_and_grad(search.params, data, key)
+        loss, grads = value_and_grad(search.params, data, key)
         norm = jnp.max(jnp.stack([jnp.max(jnp.abs(g), initial=0) for g in jax.tree.leaves(grads)])).astype(loss.dtype)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         params, opt_state = update_params(
-            transformation, search.params, search.opt_state, loss, grads, lambda p: program.value(p, data, key)
+            transformation, search.params, search.opt_state, loss, grads, lambda p: value(p, data, key)
         )
         converged = finite & (norm <= tolerance * jnp.maximum(1, jnp.abs(loss)))
         is_lbfgs = isinstance(opt_state, LBFGSState)
         # The trial points of a line search may be worse, or outside the domain: that is its business.
         failed = (~finite & (search.step == 0)) if is_lbfgs else ~finite
-        stalled = opt_state.stalled if is_lbfgs else jnp.zeros_like(finite)
-        better = converged | (finite & (program.stochastic | (loss < search.best_loss)))
+        stalled = opt_state.line.stalled > 0 if is_lbfgs else jnp.zeros_like(finite)
+        better = converged | (finite & (stochastic | (loss < search.best_loss)))
         best_loss = jnp.where(better, loss, search.best_loss)
         best_norm = jnp.where(better, norm, search.best_gradient_norm)
         code = jnp.where(
@@ -173,7 +206,8 @@ def _make_advance(program: Program, transformation, init: Callable, n_starts: in
 
     def advance(search: Search, data, seed, limit, log_every, tolerance):
         search = jax.lax.cond(search.step == UNSTARTED, lambda: init(search.params), lambda: search)
-        first, key = search.step, jax.random.key(seed) if program.stochastic else None
+        first, key = search.step, jax.random.key(seed) if stochastic else None
+        skipped = jax.lax.rem(first, log_every)
 
         def proceed(carry):
             search, _ = carry
@@ -183,8 +217,9 @@ def _make_advance(program: Program, transformation, init: Callable, n_starts: in
             search, history = carry
             folded = None if key is None else jax.random.fold_in(key, search.step)
             new, shown = (take_steps if n_starts > 1 else take_step)(search, data, folded, tolerance)
-            offset = search.step - first + first % log_every
-            row = jnp.where(search.step % log_every == 0, offset // log_every, rows)
+            # Both are not negative, so that the plain quotients of the machine do.
+            offset = search.step - first + skipped
+            row = jnp.where(jax.lax.rem(offset, log_every) == 0, jax.lax.div(offset, log_every), rows)
             history = jax.lax.dynamic_update_index_in_dim(history, shown, row, 0)
             return new._replace(step=search.step + 1), history
 

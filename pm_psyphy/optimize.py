@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 from pm_psyphy.checkpoint import Checkpoint, describe_run, read_checkpoint, write_checkpoint
-from pm_psyphy.loop import UNSTARTED, Code, Search, Settings, get_loop, run_chunks
+from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop, run_chunks
 from pm_psyphy.objective import Objective
 from pm_psyphy.progress import ProgressLine
 from pm_psyphy.status import Status
@@ -90,14 +90,14 @@ def minimise(
                 state = state.extend(search, steps, rows.reshape(len(steps), search.code.size, 2))
                 if checkpoint:
                     write_checkpoint(checkpoint, state, run, keep_going=True)
-                if _report(search, line, callback):
+                if _report(loop, search, line, callback):
                     interrupted = True
                     break
         except KeyboardInterrupt:
             if state.search.step == UNSTARTED:
                 raise
             interrupted = True
-    return _conclude(state, interrupted, compile_seconds, time.perf_counter() - begun)
+    return _conclude(loop, state, interrupted, compile_seconds, time.perf_counter() - begun)
 
 
 def _begin(search: Search, seed: int, settings: Settings, checkpoint: str | Path | None, run: str) -> Checkpoint:
@@ -110,22 +110,24 @@ def _begin(search: Search, seed: int, settings: Settings, checkpoint: str | Path
     return state._replace(search=_reopen(state.search, settings.tolerance))
 
 
-def _report(search: Search, line: ProgressLine | None, callback: Callable[[Progress], Any] | None) -> bool:
+def _report(loop: Loop, search: Search, line: ProgressLine | None, callback: Callable[[Progress], Any] | None) -> bool:
     """Show the search to whoever watches; return whether the callback wants to stop."""
     if line is None and callback is None:
         return False
-    progress = _summarise(search)
+    progress = _summarise(loop, search)
     if line is not None:
         line.show(progress.step, progress.loss, progress.gradient_norm)
     return callback is not None and bool(callback(progress))
 
 
-def _conclude(state: Checkpoint, interrupted: bool, compile_seconds: float, run_seconds: float) -> Trajectory:
+def _conclude(
+    loop: Loop, state: Checkpoint, interrupted: bool, compile_seconds: float, run_seconds: float
+) -> Trajectory:
     codes = np.atleast_1d(state.search.code)
     names = {Code.CONVERGED: Status.CONVERGED, Code.STALLED: Status.STALLED, Code.DIVERGED: Status.DIVERGED}
     still = Status.INTERRUPTED if interrupted else Status.MAX_STEPS
     return Trajectory(
-        params=_stack(state.search.best_params, len(codes)),
+        params=_stack(loop.name(state.search.best_params), len(codes)),
         loss=np.atleast_1d(state.search.best_loss),
         gradient_norm=np.atleast_1d(state.search.best_gradient_norm),
         status=[names.get(Code(code), still) for code in codes],
@@ -137,16 +139,15 @@ def _conclude(state: Checkpoint, interrupted: bool, compile_seconds: float, run_
     )
 
 
-def _stack(params: dict[str, Any], n_starts: int) -> dict[str, np.ndarray]:
-    """Return parameters on the host with a leading axis for the starts, of which one search has none."""
-    arrays = {name: np.asarray(value) for name, value in params.items()}
-    return arrays if n_starts > 1 else {name: value[None] for name, value in arrays.items()}
+def _stack(params: dict[str, np.ndarray], n_starts: int) -> dict[str, np.ndarray]:
+    """Return parameters with a leading axis for the starts, of which one search has none."""
+    return params if n_starts > 1 else {name: value[None] for name, value in params.items()}
 
 
-def _summarise(search: Search) -> Progress:
+def _summarise(loop: Loop, search: Search) -> Progress:
     losses, norms = np.atleast_1d(search.best_loss), np.atleast_1d(search.best_gradient_norm)
     best = int(np.argmin(losses))
-    params = {name: stack[best] for name, stack in _stack(search.best_params, losses.size).items()}
+    params = {name: stack[best] for name, stack in _stack(loop.name(search.best_params), losses.size).items()}
     return Progress(int(search.step) - 1, float(losses[best]), float(norms[best]), params)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import optax
 
 from pm_psyphy.lbfgs import lbfgs
+from pm_psyphy.vector import VectorTransformation
 
 type LearningRate = float | Callable[[int], float]
 
@@ -88,8 +89,10 @@ def _make(name: str, learning_rate: Any, momentum: float | None) -> optax.Gradie
     if name == "lbfgs":
         return lbfgs()
     if name == "sgd":
-        return optax.with_extra_args_support(optax.sgd(learning_rate, momentum))
-    return optax.with_extra_args_support({"adam": optax.adam, "adamw": optax.adamw}[name](learning_rate))
+        transformation = optax.sgd(learning_rate, momentum)
+    else:
+        transformation = {"adam": optax.adam, "adamw": optax.adamw}[name](learning_rate)
+    return VectorTransformation(*optax.with_extra_args_support(transformation))
 
 
 def _simplify(name: str) -> str:

@@ -11,7 +11,7 @@ import xarray as xr
 from pytensor.graph.basic import Variable
 
 from pm_psyphy.datatree import make_datatree
-from pm_psyphy.graph import lift
+from pm_psyphy.graph import RUN_ONCE, lift
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Trajectory
 from pm_psyphy.status import Status, describe
@@ -242,7 +242,7 @@ def evaluate(objective: Objective, params: Mapping[str, np.ndarray], expression:
         )
     data = objective.values_of(graph)
     # An expression is computed once: to compile it for speed would cost more than it saves.
-    function = pytensor.function(graph.inputs, graph.outputs, mode="FAST_COMPILE", on_unused_input="ignore")
+    function = pytensor.function(graph.inputs, graph.outputs, mode=RUN_ONCE, on_unused_input="ignore")
     results: Any = function(
         *(params[p.name] for p in graph.parameters), *(np.asarray(data[name]) for name in graph.data)
     )

@@ -7,10 +7,11 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pymc as pm
 import pytensor
-from pymc.initial_point import make_initial_point_fn
+from pymc.initial_point import make_initial_point_expression
 from pymc.pytensorf import compile as compile_graph
+from pymc.pytensorf import find_rng_nodes, replace_rng_nodes, reseed_rngs
 
-from pm_psyphy.graph import lift
+from pm_psyphy.graph import RUN_ONCE, lift
 
 _DRAWERS: WeakKeyDictionary[pm.Model, dict[Any, Any]] = WeakKeyDictionary()
 
@@ -44,13 +45,15 @@ def draw_starts(
     if init == "prior":
         strategies = {rv.name: "prior" for rv in model.free_RVs if rv.name not in values} | strategies
     rng = np.random.default_rng(random_seed)
+    names = [model.rvs_to_values[rv].name for rv in model.free_RVs]
     points = []
     for i in range(n):
         jitter = init == "jitter" and (i > 0 or n == 1)
-        draw, inputs = _drawer(model, jitter, values, strategies)
+        draw, inputs, generators = _drawer(model, jitter, values, strategies)
         for name, value in values.items():
             inputs[name].set_value(value)
-        points.append(draw(int(rng.integers(2**30))) | unconstrained)
+        reseed_rngs(generators, int(rng.integers(2**30)))
+        points.append(dict(zip(names, draw(), strict=True)) | unconstrained)
     return {name: np.stack([point[name] for point in points]) for name in points[0]}
 
 
@@ -84,7 +87,7 @@ def _fill(name: str, value: np.ndarray, shape: tuple[int | None, ...]) -> np.nda
 
 
 def _drawer(model, jitter, values, strategies):
-    """Return the compiled function that draws a start, and the shared variables that hold the given values."""
+    """Return the function that draws a start, and the shared variables with the given values and the generators."""
     signature = (
         jitter,
         tuple((name, np.shape(value)) for name, value in values.items()),
@@ -94,12 +97,17 @@ def _drawer(model, jitter, values, strategies):
     known = _DRAWERS.setdefault(model, {})
     if signature not in known:
         inputs = {name: pytensor.shared(value, name=f"{name}_initval") for name, value in values.items()}
-        draw = make_initial_point_fn(
-            model=model,
-            overrides={**inputs, **strategies},
+        by_variable = {model[name]: value for name, value in (inputs | strategies).items()}
+        expressions = make_initial_point_expression(
+            free_rvs=model.free_RVs,
+            rvs_to_transforms=model.rvs_to_transforms,
+            initval_strategies=model.rvs_to_initial_values | by_variable,
             jitter_rvs=set(model.free_RVs) if jitter else None,
+            return_transformed=True,
         )
-        known[signature] = draw, inputs
+        draw = compile_graph([], replace_rng_nodes(expressions), mode=RUN_ONCE)
+        generators = find_rng_nodes(draw.maker.fgraph.outputs)
+        known[signature] = draw, inputs, generators
     return known[signature]
 
 
@@ -167,7 +175,7 @@ def _term_values(model, start, values_of):
     function: Any = compile_graph(
         [*graph.parameters, *graph.data.values()],
         graph.outputs,
-        mode="FAST_COMPILE",
+        mode=RUN_ONCE,
         on_unused_input="ignore",
         givens={g: pytensor.shared(np.random.default_rng(0)) for g in graph.generators},
     )
