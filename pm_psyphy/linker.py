@@ -13,12 +13,12 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.link.utils import fgraph_to_python
-from pytensor.tensor.elemwise import DimShuffle
+from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.math import Dot
 from pytensor.tensor.subtensor import AdvancedSubtensor
 from pytensor.tensor.type import TensorType
 
-from pm_psyphy.graph import Tensor
+from pm_psyphy.graph import RUN_ONCE, Tensor
 
 
 class OpNotInJAX(NotImplementedError):
@@ -177,7 +177,10 @@ def _run_on_host(node: Any) -> Callable:
             outputs = _rebuild(node, inputs)
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", message="Numba will use object mode")
-                compiled.append(pytensor.function(list(inputs.values()), outputs, on_unused_input="ignore"))
+                # Scalar functions need a compiler to be fast; ops on whole arrays are NumPy's and SciPy's already, and
+                # some take minutes to compile.
+                mode = None if isinstance(node.op, Elemwise) else RUN_ONCE
+                compiled.append(pytensor.function(list(inputs.values()), outputs, mode, on_unused_input="ignore"))
         results = compiled[0](*(np.asarray(v, node.inputs[i].dtype) for i, v in zip(free, values, strict=True)))
         return tuple(np.asarray(r, s.dtype).reshape(s.shape) for r, s in zip(results, shapes, strict=True))
 
