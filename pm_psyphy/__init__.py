@@ -5,6 +5,9 @@ gradient as one compiled function of parameters and data (graph, linker, program
 (start), searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop, optimize), and
 describes the best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for a loop of your
 own.
+
+Models of observers (`psychophysics`) are PyTensor expressions inside ``with pm.Model()``: a `WishartProcess` gives the
+covariance of percepts over the stimulus space, a task such as `Oddity` the probability of each response.
 """
 
 from importlib.metadata import version
@@ -14,6 +17,25 @@ from pm_psyphy.kernel import MAPState, map_kernel
 from pm_psyphy.lbfgs import lbfgs
 from pm_psyphy.objective import Objective, compile_objective
 from pm_psyphy.optimize import Progress
+from pm_psyphy.psychophysics import (
+    Oddity,
+    Response,
+    WishartProcess,
+    discriminability,
+    just_noticeable_difference,
+    mafc_log_odds,
+    match_to_sample_log_odds,
+    oddity_log_odds,
+    oddity_probability,
+    point_of_subjective_equality,
+    psychometric,
+    psychometric_inverse,
+    psychometric_log_odds,
+    same_different_log_odds,
+    tanh_log_odds,
+    weber_fraction,
+    yes_no_log_odds,
+)
 from pm_psyphy.result import MAPResult, load_map
 from pm_psyphy.status import Status
 
@@ -23,11 +45,28 @@ __all__ = [
     "MAPResult",
     "MAPState",
     "Objective",
+    "Oddity",
     "Progress",
+    "Response",
     "Status",
+    "WishartProcess",
     "compile_objective",
+    "discriminability",
     "find_map",
+    "just_noticeable_difference",
     "lbfgs",
     "load_map",
+    "mafc_log_odds",
     "map_kernel",
+    "match_to_sample_log_odds",
+    "oddity_log_odds",
+    "oddity_probability",
+    "point_of_subjective_equality",
+    "psychometric",
+    "psychometric_inverse",
+    "psychometric_log_odds",
+    "same_different_log_odds",
+    "tanh_log_odds",
+    "weber_fraction",
+    "yes_no_log_odds",
 ]

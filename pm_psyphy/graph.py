@@ -1,16 +1,19 @@
 """A PyMC model in; its negative log posterior as a PyTensor graph, with the data lifted out of it, comes out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor
+from pymc.logprob.utils import CheckParameterValue
 from pytensor.compile.mode import Mode
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant
 from pytensor.graph.replace import clone_replace
-from pytensor.graph.traversal import graph_inputs
+from pytensor.graph.traversal import ancestors, graph_inputs
+from pytensor.raise_op import CheckAndRaise
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
@@ -106,6 +109,25 @@ def lift(model: pm.model.core.BaseModel, outputs: Sequence[Tensor], *, freeze: s
     if replacements:
         outputs = clone_replace(list(outputs), replace=replacements, rebuild_strict=False)
     return LiftedGraph(parameters, data, generators, list(outputs), sources, frozen)
+
+
+def compile_checks(graph: LiftedGraph) -> list[tuple[CheckAndRaise, list[str], Callable[..., list[np.ndarray]]]]:
+    """Return what the graph asserts of its data alone: the op that raises, the data's names, and its conditions.
+
+    JAX drops assertions; of parameters they are PyMC's checks, which become log probabilities of -inf.
+    """
+    names = {variable: name for name, variable in graph.data.items()}
+    checks = []
+    for variable in ancestors(graph.outputs):
+        if variable.owner is None:
+            continue
+        op, conditions = variable.owner.op, variable.owner.inputs[1:]
+        if isinstance(op, CheckAndRaise) and not isinstance(op, CheckParameterValue):
+            inputs = [v for v in graph_inputs(conditions) if not isinstance(v, Constant)]
+            if all(v in names for v in inputs):
+                function = pytensor.function(inputs, conditions, mode=RUN_ONCE)
+                checks.append((op, [names[v] for v in inputs], function))
+    return checks
 
 
 def read_data(sources: Mapping[str, Tensor]) -> dict[str, np.ndarray]:

@@ -19,6 +19,10 @@ from pytensor.tensor.subtensor import AdvancedSubtensor
 from pytensor.tensor.type import TensorType
 
 from pm_psyphy.graph import RUN_ONCE, Tensor
+from pm_psyphy.rows import RowFunction
+
+# A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
+ROWS_OF_BLOCK = 1024
 
 
 class OpNotInJAX(NotImplementedError):
@@ -78,6 +82,8 @@ def translate(
 
         try:
             in_jax = _multiply_transposed if _is_transposed_times_column(node) else jax_funcify(op, node=node, **kwargs)
+            if isinstance(op, RowFunction):
+                in_jax = _run_in_blocks(in_jax)
         except Exception as error:
             return fall_back(error)
 
@@ -110,6 +116,25 @@ def _is_transposed_times_column(node: Any) -> bool:
 def _multiply_transposed(matrix: Any, column: Any) -> Any:
     """Multiply x.T by a column, as every regression's gradient does, so that XLA reads x by its rows."""
     return (column.T @ matrix.T).T
+
+
+def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
+    """Wrap a function of arrays (N,) so that it takes them in blocks, whose intermediates stay in a cache."""
+    import jax
+    import jax.numpy as jnp
+
+    def run(*vectors):
+        n = vectors[0].shape[0]
+        if n <= ROWS_OF_BLOCK:
+            return list(function(*vectors))
+        n_blocks = -(-n // ROWS_OF_BLOCK)
+        size = -(-n // n_blocks)
+        # Copies of the last row fill the last block: they are as finite as that is.
+        blocks = [jnp.pad(v, (0, n_blocks * size - n), mode="edge").reshape(n_blocks, size) for v in vectors]
+        results = jax.lax.map(lambda rows: tuple(function(*rows)), blocks)
+        return [r.reshape(-1)[:n] for r in results]
+
+    return run
 
 
 def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: dict[str, int]) -> None:
@@ -157,7 +182,7 @@ def _as_declared(results: Any, node: Any) -> Any:
         dtype = jax.dtypes.canonicalize_dtype(variable.dtype)
         return result if result.dtype == dtype and not result.weak_type else jax.lax.convert_element_type(result, dtype)
 
-    if isinstance(results, tuple | list):
+    if len(node.outputs) > 1:
         return [cast(r, v) if isinstance(v.type, TensorType) else r for r, v in zip(results, node.outputs, strict=True)]
     return cast(results, node.outputs[0]) if isinstance(node.outputs[0].type, TensorType) else results
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 
-from pm_psyphy.graph import LiftedGraph, check_model, read_data
+from pm_psyphy.graph import LiftedGraph, check_model, compile_checks, read_data
 from pm_psyphy.program import (
     NoRoute,
     NotFinite,
@@ -179,7 +179,7 @@ class Objective:
         rebound = replace(self, data=self.data | values)
         if any(jnp.shape(self.data[name]) != jnp.shape(value) for name, value in values.items()):
             _check_shapes(rebound, {name: np.shape(array) for name, array in arrays.items()})
-        check_indices(self.program, values)
+        check_data(self.program, self.data | values)
         return rebound
 
     def _convert(self, name: str, array: Any) -> jax.Array:
@@ -277,11 +277,11 @@ def assemble_objective(
     start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
     program = _find_program(model, jacobian)
     if program is not None:
-        check_indices(program, read_data(program.graph.sources))
+        check_data(program, read_data(program.graph.sources))
         program = _recheck(program, start, accept)
     if program is None:
         program = _build_or_explain(model, start, jacobian, accept)
-        check_indices(program, read_data(program.graph.sources))
+        check_data(program, read_data(program.graph.sources))
         frozen = {name: source.get_value() for name, source in program.graph.frozen.items()}
         _PROGRAMS.setdefault(model, {})[jacobian] = (_model_state(model), frozen, program)
     return Objective(model, program, start, _place(program, read_data(program.graph.sources)))
@@ -349,20 +349,30 @@ def explain_at(objective: Objective, start: dict[str, np.ndarray]) -> str:
     return explain_start(objective.model, start, objective.data, objective.values_of, loss, grads)
 
 
-def check_indices(program: Program, data: Mapping[str, Any]) -> None:
-    """Raise ValueError for an index beyond its axis, for which JAX would silently take the last element."""
+def check_data(program: Program, data: Mapping[str, Any]) -> None:
+    """Raise what the model asserts of its data, and ValueError for indices beyond their axis; JAX would do neither."""
     checked = program.compiled.setdefault("checked", {})
-    for name, length in program.index_limits.items():
-        indices = data.get(name)
-        if indices is None or checked.get(name) is indices or not np.size(indices):
-            continue
-        low, high = np.min(indices), np.max(indices)
-        if high >= length or low < -length:
-            raise ValueError(
-                f"{name!r} holds {high if high >= length else low} and indexes an axis of length {length}. "
-                f"Indices run from 0 to {length - 1}."
-            )
-        checked[name] = indices
+    changed = {name for name, values in data.items() if checked.get(name) is not values}
+    for name in changed & program.index_limits.keys():
+        _check_indices(name, data[name], program.index_limits[name])
+    if "checks" not in program.compiled:
+        program.compiled["checks"] = compile_checks(program.graph)
+    for op, names, function in program.compiled["checks"]:
+        is_new = not names or changed.intersection(names)
+        if is_new and not all(np.all(condition) for condition in function(*(np.asarray(data[n]) for n in names))):
+            raise op.exc_type(op.msg)
+    checked.update(data)
+
+
+def _check_indices(name: str, indices: Any, length: int) -> None:
+    if not np.size(indices):
+        return
+    low, high = np.min(indices), np.max(indices)
+    if high >= length or low < -length:
+        raise ValueError(
+            f"{name!r} holds {high if high >= length else low} and indexes an axis of length {length}. "
+            f"Indices run from 0 to {length - 1}."
+        )
 
 
 def _place(program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:

@@ -15,6 +15,7 @@ import pytest
 from compilations import count_compilations
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
+from pytensor.raise_op import CheckAndRaise
 
 import pm_psyphy as psy
 
@@ -265,3 +266,29 @@ def test_a_jitted_kernel_takes_new_data_without_compiling():
         new = step(fresh)
     assert compiled == []
     np.testing.assert_allclose(new.params["beta"], -state.params["beta"], rtol=1e-9)
+
+
+def test_a_reshape_by_the_lengths_of_data_freezes_nothing():
+    with pm.Model() as model:
+        x = pm.Data("x", np.ones((4, 6)))
+        weights = pm.Normal("weights", shape=6)
+        pm.Normal("y", (x @ weights).reshape((x.shape[0] // 2, 2)), 1, observed=np.zeros((2, 2)))
+    objective = psy.compile_objective(model)
+    assert objective.route == "pytensor"
+    assert np.isfinite(objective.value(objective.start))
+
+
+def test_what_a_model_asserts_of_its_data_is_checked_when_they_change():
+    with pm.Model() as model:
+        x = pm.Data("x", np.ones(4))
+        positive = CheckAndRaise(ValueError, "x must be positive.")(x, pt.all(x > 0))
+        slope = pm.Normal("slope")
+        pm.Normal("y", slope * pt.log(positive), 1, observed=np.zeros(4))
+    objective = psy.compile_objective(model)
+    with pytest.raises(ValueError, match=r"x must be positive\."):
+        objective.with_data(x=[1.0, 2.0, 0.0, 1.0])
+    with model:
+        pm.set_data({"x": -np.ones(4)})
+    with pytest.raises(ValueError, match=r"x must be positive\."):
+        psy.compile_objective(model)
+    assert np.isfinite(objective.with_data(x=2 * np.ones(4)).value(objective.start))

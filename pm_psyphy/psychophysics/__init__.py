@@ -1,0 +1,41 @@
+"""Models of observers, as PyTensor expressions: they run in any PyMC model, and import nothing of the fitting side."""
+
+from pm_psyphy.psychophysics.oddity import Oddity, oddity_log_odds, oddity_probability
+from pm_psyphy.psychophysics.psychometric import (
+    just_noticeable_difference,
+    point_of_subjective_equality,
+    psychometric,
+    psychometric_inverse,
+    psychometric_log_odds,
+    weber_fraction,
+)
+from pm_psyphy.psychophysics.tasks import (
+    Response,
+    discriminability,
+    mafc_log_odds,
+    match_to_sample_log_odds,
+    same_different_log_odds,
+    tanh_log_odds,
+    yes_no_log_odds,
+)
+from pm_psyphy.psychophysics.wishart import WishartProcess
+
+__all__ = [
+    "Oddity",
+    "Response",
+    "WishartProcess",
+    "discriminability",
+    "just_noticeable_difference",
+    "mafc_log_odds",
+    "match_to_sample_log_odds",
+    "oddity_log_odds",
+    "oddity_probability",
+    "point_of_subjective_equality",
+    "psychometric",
+    "psychometric_inverse",
+    "psychometric_log_odds",
+    "same_different_log_odds",
+    "tanh_log_odds",
+    "weber_fraction",
+    "yes_no_log_odds",
+]

@@ -1,0 +1,209 @@
+"""Stimulus levels in; the proportion of correct (or "yes") responses comes out, by one of the standard functions.
+
+All of them are P(x) = guess_rate + (1 - guess_rate - lapse_rate) F(x), with F rising from 0 to 1. A threshold is the
+level at which P reaches a stated proportion.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pm_psyphy.psychophysics.logarithms import log_add, log_normal_cdf
+from pm_psyphy.psychophysics.tensor import as_tensor, pt
+
+
+class _Shape(NamedTuple):
+    """A standard function F(z) that rises from 0 to 1."""
+
+    log_cdf: Callable[[Any], Any]
+    log_complement: Callable[[Any], Any]
+    """log(1 - F)"""
+    quantile: Callable[[Any], Any]
+    density: Callable[[Any], Any]
+
+
+_GUMBEL = _Shape(
+    lambda z: pt.log(-pt.expm1(-pt.exp(z))),
+    lambda z: -pt.exp(z),
+    lambda f: pt.log(-pt.log1p(-f)),
+    lambda z: pt.exp(z - pt.exp(z)),
+)
+SHAPES = {
+    "logistic": _Shape(
+        lambda z: -pt.softplus(-z),
+        lambda z: -pt.softplus(z),
+        lambda f: pt.log(f) - pt.log1p(-f),
+        lambda z: pt.sigmoid(z) * pt.sigmoid(-z),
+    ),
+    "normal": _Shape(
+        log_normal_cdf,
+        lambda z: log_normal_cdf(-z),
+        lambda f: -np.sqrt(2) * pt.erfcinv(2 * f),
+        lambda z: pt.exp(-(z**2) / 2) / np.sqrt(2 * np.pi),
+    ),
+    "gumbel": _GUMBEL,
+    "weibull": _GUMBEL,
+}
+
+
+def psychometric(
+    x: Any,
+    threshold: Any,
+    *,
+    slope: Any = None,
+    width: Any = None,
+    guess_rate: Any = 0.0,
+    lapse_rate: Any = 0.0,
+    shape: str = "logistic",
+    proportion: float | None = None,
+) -> Any:
+    """Return the proportion of correct (or "yes") responses at stimulus levels.
+
+    Parameters
+    ----------
+    x : tensor, (...)
+        Stimulus levels; positive for ``"weibull"``.
+    threshold : tensor
+        The level at which the proportion is `proportion`.
+    slope : tensor, optional
+        Derivative of F at the threshold; for ``"weibull"`` with respect to log x. Give this or `width`.
+    width : tensor, optional
+        Distance of the levels at which F is 0.05 and 0.95; for ``"weibull"`` on the scale of log x.
+    guess_rate, lapse_rate : tensor
+        P at the lowest levels; 1 - P at the highest. Together less than 1.
+    shape : {"logistic", "normal", "weibull", "gumbel"}
+        ``"normal"`` is the cumulative normal; ``"gumbel"`` is F = 1 - exp(-exp z); ``"weibull"`` is that of log x,
+        1 - exp(-(x / scale)^exponent).
+    proportion : float, optional
+        Default: where F = 0.5, halfway from `guess_rate` to 1 - `lapse_rate`. A Weibull function's scale parameter is
+        the threshold at guess_rate + (1 - guess_rate - lapse_rate) * 0.632.
+
+    Returns
+    -------
+    TensorVariable
+        In (guess_rate, 1 - lapse_rate).
+
+    Raises
+    ------
+    ValueError
+        If the shape is unknown, not one of slope and width is given, or the proportion is out of reach.
+
+    Examples
+    --------
+    >>> psychometric([1.0, 2.0], 2.0, slope=0.5, guess_rate=0.5).eval().round(4)
+    array([0.5596, 0.75  ])
+    """
+    z = _standardise(x, threshold, slope, width, guess_rate, lapse_rate, shape, proportion)
+    return guess_rate + (1 - guess_rate - lapse_rate) * pt.exp(SHAPES[shape].log_cdf(z))
+
+
+def psychometric_log_odds(
+    x: Any,
+    threshold: Any,
+    *,
+    slope: Any = None,
+    width: Any = None,
+    guess_rate: Any = 0.0,
+    lapse_rate: Any = 0.0,
+    shape: str = "logistic",
+    proportion: float | None = None,
+) -> Any:
+    """Return the log-odds of `psychometric`, right also where the proportion rounds to 0 or 1.
+
+    For ``pm.Bernoulli(name, logit_p=...)`` and ``pm.Binomial(name, n=..., logit_p=...)``. The parameters are those of
+    `psychometric`.
+    """
+    z = _standardise(x, threshold, slope, width, guess_rate, lapse_rate, shape, proportion)
+    function, room = SHAPES[shape], pt.log1p(-as_tensor(guess_rate) - lapse_rate)
+    return _mix(guess_rate, room + function.log_cdf(z)) - _mix(lapse_rate, room + function.log_complement(z))
+
+
+def psychometric_inverse(
+    p: Any,
+    threshold: Any,
+    *,
+    slope: Any = None,
+    width: Any = None,
+    guess_rate: Any = 0.0,
+    lapse_rate: Any = 0.0,
+    shape: str = "logistic",
+    proportion: float | None = None,
+) -> Any:
+    """Return the stimulus level at which the proportion is p: the inverse of `psychometric`.
+
+    Parameters
+    ----------
+    p : tensor
+        Between guess_rate and 1 - lapse_rate; beyond them the level is NaN.
+    threshold, slope, width, guess_rate, lapse_rate, shape, proportion
+        As for `psychometric`.
+
+    Returns
+    -------
+    TensorVariable
+    """
+    scale, offset = _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion)
+    z = SHAPES[shape].quantile((as_tensor(p) - guess_rate) / (1 - guess_rate - lapse_rate))
+    distance = (z - offset) / scale
+    return threshold * pt.exp(distance) if shape == "weibull" else threshold + distance
+
+
+def point_of_subjective_equality(threshold: Any, *, shape: str = "logistic", **parameters: Any) -> Any:
+    """Return the level at which a comparison is judged greater half the time.
+
+    Of a `psychometric` function with the same parameters.
+    """
+    return psychometric_inverse(0.5, threshold, shape=shape, **parameters)
+
+
+def just_noticeable_difference(threshold: Any, *, shape: str = "logistic", **parameters: Any) -> Any:
+    """Return half the distance between the levels judged greater 25 % and 75 % of the time.
+
+    Of a `psychometric` function with the same parameters. For a cumulative normal without guesses and lapses it is
+    0.6745 of its standard deviation.
+    """
+    upper, lower = (psychometric_inverse(p, threshold, shape=shape, **parameters) for p in (0.75, 0.25))
+    return (upper - lower) / 2
+
+
+def weber_fraction(threshold: Any, standard: Any, *, shape: str = "logistic", **parameters: Any) -> Any:
+    """Return the just noticeable difference divided by the standard stimulus."""
+    return just_noticeable_difference(threshold, shape=shape, **parameters) / standard
+
+
+def _standardise(x, threshold, slope, width, guess_rate, lapse_rate, shape, proportion) -> Any:
+    """Return z of F(z)."""
+    scale, offset = _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion)
+    x, threshold = as_tensor(x), as_tensor(threshold)
+    distance = pt.log(x / threshold) if shape == "weibull" else x - threshold
+    return offset + scale * distance
+
+
+def _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion) -> tuple[Any, Any]:
+    """Return the factor of the distance from the threshold, and z at the threshold."""
+    if shape not in SHAPES:
+        raise ValueError(f"There is no psychometric function {shape!r}. Pass one of {', '.join(map(repr, SHAPES))}.")
+    if (slope is None) == (width is None):
+        raise ValueError(
+            "Give either slope, the derivative of F at the threshold, or width, its rise from 5 % to 95 %."
+        )
+    function, f_at = SHAPES[shape], 0.5
+    if proportion is not None:
+        f_at = (proportion - guess_rate) / (1 - guess_rate - lapse_rate)
+        if isinstance(f_at, float | int) and not 0 < f_at < 1:
+            raise ValueError(
+                f"proportion is {proportion}, which the function never reaches: it rises from the guess rate "
+                f"{guess_rate} to {1 - lapse_rate}. Pass a number between them."
+            )
+    offset = function.quantile(as_tensor(f_at))
+    if width is None:
+        return slope / function.density(offset), offset
+    return (function.quantile(as_tensor(0.95)) - function.quantile(as_tensor(0.05))) / width, offset
+
+
+def _mix(rate: Any, log_p: Any) -> Any:
+    """Return log(rate + p); a rate of exactly 0 adds nothing."""
+    if isinstance(rate, int | float) and rate == 0:
+        return log_p
+    return log_add(pt.log(as_tensor(rate)), log_p)

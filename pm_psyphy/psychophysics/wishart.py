@@ -1,0 +1,202 @@
+"""Weights in; a field of covariance matrices over the stimulus space comes out."""
+
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant
+from pytensor.raise_op import CheckAndRaise
+
+from pm_psyphy.psychophysics.basis import chebyshev_products, total_degrees
+from pm_psyphy.psychophysics.tensor import as_tensor, pt
+
+# Rescaling to [-1, 1] may round this far beyond.
+MARGIN = 1e-6
+
+
+class WishartProcess:
+    r"""A smooth random field of covariance matrices: how an observer's noise varies over the stimulus space.
+
+    .. math::
+        U(x) &= \sum_{a, b, ..} W_{ab..} T_a(x_1) T_b(x_2) .. \\
+        \Sigma(x) &= U(x) U(x)^T + \text{diag\_term} \cdot I
+
+    with Chebyshev polynomials T of degrees 0 to `basis_degree` and weights
+    :math:`W_{ab..ij} \sim N(0, \text{variance\_scale} \cdot \text{decay\_rate}^{a + b + ..})` (a variance). Inside a
+    model, the weights are declared as ``name + "_z"``, standard normal and free, and `name`, the weights themselves.
+    W is determined only up to an orthogonal map of its last axis, which leaves every :math:`\Sigma(x)` as it is.
+
+    Parameters
+    ----------
+    name : str
+        Of the weights.
+    input_dim : int
+        Dimensions D of the stimulus space.
+    basis_degree : int
+        Highest degree of the polynomials in each dimension, at least 0: K = `basis_degree` + 1.
+    extra_dims : int
+        How many columns U has beyond D, at least 0: E = D + `extra_dims`.
+    variance_scale : float or tensor
+        Prior variance of the weights of degree 0, in squared units of the stimulus space.
+    decay_rate : float or tensor
+        Factor of the prior variance for each degree, in (0, 1] for a smooth field.
+    diag_term : float or tensor
+        Added to the diagonal of each covariance matrix, at least 0.
+    weights : tensor or array, optional
+        (K, .., K, D, E) with D axes of length K, used instead of declaring any: for hierarchies and other priors, or
+        a known field. Leading axes belong to the leading axes of the points: ``weights=W[observer]``, with one
+        observer per trial, gives each trial its observer's field.
+
+    Attributes
+    ----------
+    weights : TensorVariable, (..., K, .., K, D, E)
+
+    References
+    ----------
+    Hong et al. (2025), eLife, "Comprehensive characterization of human color discrimination thresholds".
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> field = WishartProcess("W", input_dim=2, basis_degree=0, extra_dims=0, weights=[[np.eye(2) / 10]])
+    >>> field.covariance([0.5, -0.5]).eval().round(4)
+    array([[0.01, 0.  ],
+           [0.  , 0.01]])
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        input_dim: int,
+        basis_degree: int = 4,
+        extra_dims: int = 1,
+        variance_scale: Any = 4e-3,
+        decay_rate: Any = 0.4,
+        diag_term: Any = 1e-6,
+        weights: Any = None,
+    ):
+        for label, number, least in (
+            ("input_dim", input_dim, 1),
+            ("basis_degree", basis_degree, 0),
+            ("extra_dims", extra_dims, 0),
+        ):
+            if not isinstance(number, int | np.integer) or number < least:
+                raise ValueError(f"{label} is {number!r}. Pass a whole number of at least {least}.")
+        for label, number in {"variance_scale": variance_scale, "decay_rate": decay_rate}.items():
+            if isinstance(number, int | float) and not 0 < number < np.inf:
+                raise ValueError(f"{label} is {number}. Pass a positive number or a random variable.")
+        if isinstance(diag_term, int | float) and not 0 <= diag_term < np.inf:
+            raise ValueError(f"diag_term is {diag_term}. Pass a number of at least 0.")
+        self.name, self.input_dim, self.basis_degree, self.extra_dims = name, input_dim, basis_degree, extra_dims
+        self.diag_term = diag_term
+        degrees = total_degrees(basis_degree, input_dim)
+        shape = (*degrees.shape, input_dim, input_dim + extra_dims)
+        if weights is None:
+            sd = pt.sqrt(variance_scale * pt.power(decay_rate, degrees.astype(pytensor.config.floatX)))
+            z = pm.Normal(f"{name}_z", 0, 1, shape=shape, initval=_start(shape))
+            self.weights: Any = pm.Deterministic(name, z * sd[..., None, None])
+        else:
+            self.weights = as_tensor(weights)
+            _check_weights(self.weights, shape)
+
+    def __repr__(self) -> str:
+        return (
+            f"WishartProcess({self.name!r}, input_dim={self.input_dim}, basis_degree={self.basis_degree}, "
+            f"extra_dims={self.extra_dims})"
+        )
+
+    def sqrt_covariance(self, x: Any) -> Any:
+        """Return U(x).
+
+        Parameters
+        ----------
+        x : tensor, (..., D)
+            Points in [-1, 1]^D.
+
+        Returns
+        -------
+        TensorVariable, (..., D, E)
+
+        Raises
+        ------
+        ValueError
+            If x has another last dimension, or points are NaN or outside [-1, 1]: at once where they are known, else
+            when the model is evaluated.
+        """
+        x = check_points(x, self.input_dim)
+        products = chebyshev_products(x, self.basis_degree, self.input_dim)
+        d, e = self.input_dim, self.input_dim + self.extra_dims
+        lead = [self.weights.shape[i] for i in range(self.weights.ndim - d - 2)]
+        flat = self.weights.reshape((*lead, (self.basis_degree + 1) ** d, d * e))
+        u = pt.sum(products[..., :, None] * flat, axis=-2) if lead else products @ flat
+        return u.reshape((*[u.shape[i] for i in range(u.ndim - 1)], d, e))
+
+    def covariance(self, x: Any) -> Any:
+        r"""Return :math:`\Sigma(x)`.
+
+        Parameters
+        ----------
+        x : tensor, (..., D)
+            Points in [-1, 1]^D.
+
+        Returns
+        -------
+        TensorVariable, (..., D, D)
+        """
+        u = self.sqrt_covariance(x)
+        # E is small: an elementwise sum is one kernel for all points, a batched product of matrices is many small ones.
+        squares = pt.sum(u[..., :, None, :] * u[..., None, :, :], axis=-1)
+        return squares + self.diag_term * np.eye(self.input_dim, dtype=squares.dtype)
+
+
+def check_points(x: Any, input_dim: int) -> Any:
+    """Return points as a tensor that raises where one is outside [-1, 1] or NaN.
+
+    Parameters
+    ----------
+    x : tensor, (..., D)
+    input_dim : int
+        D.
+    """
+    x = as_tensor(x)
+    known = _read(x)
+    shape = x.type.shape if known is None else known.shape
+    if not shape or shape[-1] not in (None, input_dim):
+        raise ValueError(
+            f"Points have shape {shape}, the field has {input_dim} dimensions. "
+            f"Pass an array of shape (..., {input_dim})."
+        )
+    advice = "Rescale the stimuli to it, as pm_psyphy.Trials does."
+    if known is not None:
+        outside = np.argwhere(~(np.abs(known) <= 1 + MARGIN))
+        if len(outside):
+            at = tuple(map(int, outside[0]))
+            raise ValueError(f"The point at index {at[:-1]} holds {known[at]}, outside [-1, 1]. {advice}")
+    if isinstance(x, Constant):
+        return x
+    inside = pt.all(pt.abs(x) <= 1 + MARGIN)
+    return CheckAndRaise(ValueError, f"Points of a Wishart process are NaN or outside [-1, 1]. {advice}")(x, inside)
+
+
+def _read(x: Any) -> np.ndarray | None:
+    """Return the value of a constant or of data, None for what is computed."""
+    return x.get_value(borrow=True) if isinstance(x, SharedVariable) else x.data if isinstance(x, Constant) else None
+
+
+def _check_weights(weights: Any, shape: tuple[int, ...]) -> None:
+    found = weights.type.shape[weights.ndim - len(shape) :]
+    if weights.ndim < len(shape) or any(n not in (None, m) for n, m in zip(found, shape, strict=True)):
+        raise ValueError(
+            f"weights have shape {weights.type.shape}, the field needs (..., {', '.join(map(str, shape))})."
+        )
+
+
+def _start(shape: tuple[int, ...]) -> np.ndarray:
+    """Return where searches begin: near a field of circles, and off the saddle that W = 0 and its symmetries are."""
+    start = np.random.default_rng(0).normal(scale=0.3, size=shape)
+    d = shape[-2]
+    start[(0,) * (len(shape) - 2)] += np.eye(d, shape[-1])
+    return start.astype(pytensor.config.floatX)
