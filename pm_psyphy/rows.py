@@ -3,12 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pytensor
 import pytensor.tensor as pt
 from pytensor.compile.builders import FinalizedOpFromGraph
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.replace import graph_replace
 from pytensor.graph.rewriting.basic import MergeOptimizer
 from pytensor.tensor.rewriting.elemwise import FusionOptimizer
 
@@ -41,21 +39,12 @@ def make_row_function(function: Callable[..., tuple[Any, Sequence[Any]]], n_inpu
 
     def pull_back(inner_inputs, outputs, cotangents):
         seed, *others = cotangents
-        zero = pt.zeros_like(inner_inputs[0])
-        first = [zero if isinstance(seed.type, DisconnectedType) else seed * d for d in outputs[1:]]
-        pairs = [(i, g) for i, g in enumerate(others) if not isinstance(g.type, DisconnectedType)]
-        if not pairs:
-            return first
-        # Second derivatives come from the graph itself.
-        fresh = graph_replace(list(derivatives), dict(zip(inputs, inner_inputs, strict=True)), strict=False)
-        second: Any = pytensor.grad(
-            None,
-            inner_inputs,
-            known_grads={fresh[i]: g for i, g in pairs},
-            disconnected_inputs="ignore",
-            return_disconnected="zero",
-        )
-        return [a + b for a, b in zip(first, second, strict=True)]
+        if not all(isinstance(c.type, DisconnectedType) for c in others):
+            raise NotImplementedError(
+                "PyTensor cannot differentiate this likelihood twice. Let JAX do it, from the gradient: "
+                "jax.jacfwd(lambda params: objective.value_and_grad(params)[1])."
+            )
+        return [seed * derivative for derivative in outputs[1:]]
 
     # The elementwise operations become few large ones, which every backend compiles faster. Nothing else is rewritten.
     fgraph = FunctionGraph(inputs, [value, *derivatives], clone=True)

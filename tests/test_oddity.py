@@ -1,5 +1,6 @@
 """The exact oddity likelihood against simulation, closed forms, much finer rules and finite differences."""
 
+import jax
 import numpy as np
 import pymc as pm
 import pytensor
@@ -9,7 +10,7 @@ from pytensor.compile.mode import Mode
 from scipy import integrate, special, stats
 
 import pm_psyphy as psy
-from pm_psyphy.linker import ROWS_OF_BLOCK
+from pm_psyphy.linker import ROWS_OF_BLOCK, translate
 from pm_psyphy.psychophysics.oddity import log_incorrect
 
 
@@ -303,3 +304,25 @@ def test_the_radial_function_is_right_on_both_sides_of_its_seam():
     z = np.sqrt(y)
     expected = 0.5 * np.sqrt(np.pi) / z * np.exp(y - 3) * special.erf(z)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_second_derivatives_in_jax_are_those_of_finite_differences(d):
+    rng = np.random.default_rng(11)
+    s0, s1 = draw_covariances(rng, 4, d, 0.5)
+    difference = draw_differences(rng, s0, 2.0)
+    x, a, b = pt.matrix("x", shape=(None, d)), *(pt.tensor3(name, shape=(None, d, d)) for name in "ab")
+    in_jax = translate([x, a, b], [pytensor.grad(log_incorrect(x, a, b).sum(), x)])
+    first = jax.jit(lambda v: in_jax(v, s0, s1)[0])
+    step = np.zeros((4, d))
+    step[:, 0] = 1.0
+    expected = (first(difference + 1e-5 * step) - first(difference - 1e-5 * step)) / 2e-5
+    _, pushed = jax.jit(lambda v: jax.jvp(first, (v,), (step,)))(difference)
+    np.testing.assert_allclose(pushed, expected, rtol=1e-6, atol=1e-8)
+
+
+def test_pytensor_says_that_it_cannot_differentiate_twice():
+    x, one = pt.matrix("x", shape=(None, 1)), pt.ones((1, 1, 1))
+    first = pytensor.grad(log_incorrect(x, one, one).sum(), x)
+    with pytest.raises(NotImplementedError, match="Let JAX do it"):
+        pytensor.grad(first.sum(), x)
