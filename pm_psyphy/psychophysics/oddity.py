@@ -101,7 +101,7 @@ def oddity_probability(
     nodes : tuple of int, optional
         Of the quadrature: (n,) in one dimension, default (16,); in two, directions of the comparison and angles between
         it and the references' difference, default (8, 8). The default's error of log P, of correct and of incorrect
-        responses, is below 1e-5 at d' = 4, 1e-3 at 8 and 1e-2 at 12 (95th percentile over covariances that differ by
+        responses, is below 1e-4 at d' = 4, 1e-3 at 8 and 1e-2 at 12 (95th percentile over covariances that differ by
         up to a half).
 
     Returns
