@@ -101,6 +101,12 @@ def test_gradients_stay_finite_far_out(task):
     assert np.isfinite(grad).all()
 
 
+def test_matching_has_no_slope_between_equal_stimuli():
+    d = pt.scalar("d")
+    grad = pytensor.grad(psy.match_to_sample_log_odds(d), d)
+    np.testing.assert_allclose(grad.eval({d: 0.0}), 0.0, atol=1e-12)
+
+
 def test_logarithms_are_right_in_both_tails():
     z = np.array([-200.0, -38.0, -5.0, -1.0, 0.0, 1.0, 5.0, 30.0])
     np.testing.assert_allclose(log_normal_cdf(z).eval(), special.log_ndtr(z), rtol=1e-13)

@@ -40,12 +40,6 @@ def log_complement(log_p: Any) -> Any:
     return pt.switch(is_small, pt.log1p(-pt.exp(small)), pt.log(-pt.expm1(large)))
 
 
-def log_add(first: Any, second: Any) -> Any:
-    """Return log(p + q) from log p and log q, at most one of them -inf."""
-    high, low = pt.maximum(first, second), pt.minimum(first, second)
-    return high + pt.log1p(pt.exp(low - high))
-
-
 def log_subtract(larger: Any, smaller: Any) -> Any:
     """Return log(p - q) from log p > log q."""
     return larger + log_complement(smaller - larger)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pm_psyphy.psychophysics.logarithms import log_add, log_normal_cdf
+from pm_psyphy.psychophysics.logarithms import log_normal_cdf
 from pm_psyphy.psychophysics.tensor import as_tensor, pt
 
 
@@ -206,4 +206,4 @@ def _mix(rate: Any, log_p: Any) -> Any:
     """Return log(rate + p); a rate of exactly 0 adds nothing."""
     if isinstance(rate, int | float) and rate == 0:
         return log_p
-    return log_add(pt.log(as_tensor(rate)), log_p)
+    return pt.logaddexp(pt.log(as_tensor(rate)), log_p)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pymc as pm
 
-from pm_psyphy.psychophysics.logarithms import log_add, log_complement, log_normal_cdf, log_subtract
+from pm_psyphy.psychophysics.logarithms import log_complement, log_normal_cdf, log_subtract
 from pm_psyphy.psychophysics.tensor import as_tensor, pt
 
 SQRT2, SQRT6 = float(np.sqrt(2)), float(np.sqrt(6))
@@ -72,7 +72,7 @@ def add_lapses(log_odds: Any, chance: float, lapse_rate: Any) -> Any:
     # Of the incorrect responses: q' = lapse_rate + (1 - lapse_rate / (1 - chance)) q, a sum of positive terms.
     log_q = -pt.softplus(log_odds)
     lapse_rate = as_tensor(lapse_rate)
-    log_q = log_add(pt.log(lapse_rate), pt.log1p(-lapse_rate / (1 - chance)) + log_q)
+    log_q = pt.logaddexp(pt.log(lapse_rate), pt.log1p(-lapse_rate / (1 - chance)) + log_q)
     return log_complement(log_q) - log_q
 
 
@@ -152,8 +152,8 @@ def match_to_sample_log_odds(d_prime: Any, *, strategy: str = "differencing") ->
     if strategy not in divisors:
         raise ValueError(f"There is no strategy {strategy!r}. Pass 'differencing' or 'independent'.")
     first, second = as_tensor(d_prime) / SQRT2, as_tensor(d_prime) / divisors[strategy]
-    log_p = log_add(log_normal_cdf(first) + log_normal_cdf(second), log_normal_cdf(-first) + log_normal_cdf(-second))
-    log_q = log_add(log_normal_cdf(first) + log_normal_cdf(-second), log_normal_cdf(-first) + log_normal_cdf(second))
+    a, not_a, b, not_b = (log_normal_cdf(z) for z in (first, -first, second, -second))
+    log_p, log_q = pt.logaddexp(a + b, not_a + not_b), pt.logaddexp(a + not_b, not_a + b)
     return log_p - log_q
 
 
@@ -178,7 +178,7 @@ def same_different_log_odds(d_prime: Any, criterion: Any) -> Any:
     TensorVariable
     """
     d, tau = as_tensor(d_prime), as_tensor(criterion)
-    log_p = log_add(log_normal_cdf((d - tau) / SQRT2), log_normal_cdf((-d - tau) / SQRT2))
+    log_p = pt.logaddexp(log_normal_cdf((d - tau) / SQRT2), log_normal_cdf((-d - tau) / SQRT2))
     log_q = log_subtract(log_normal_cdf((tau - d) / SQRT2), log_normal_cdf((-tau - d) / SQRT2))
     return log_p - log_q
 
