@@ -7,7 +7,8 @@ describes the best point as a `MAPResult` (result, datatree). `map_kernel` is on
 own.
 
 Models of observers (`psychophysics`) are PyTensor expressions inside ``with pm.Model()``: a `WishartProcess` gives the
-covariance of percepts over the stimulus space, a task such as `Oddity` the probability of each response.
+covariance of percepts over the stimulus space, a task such as `Oddity` the probability of each response. `Trials` is a
+checked table of data for them, and `threshold_contours` reads thresholds off a fitted field.
 """
 
 from importlib.metadata import version
@@ -18,30 +19,39 @@ from pm_psyphy.lbfgs import lbfgs
 from pm_psyphy.objective import Objective, compile_objective
 from pm_psyphy.optimize import Progress
 from pm_psyphy.psychophysics import (
+    Domain,
     Oddity,
     Response,
+    Trials,
     WishartProcess,
+    affine_invariant_distance,
+    bures_similarity,
+    bures_wasserstein_distance,
     discriminability,
     just_noticeable_difference,
     mafc_log_odds,
     match_to_sample_log_odds,
     oddity_log_odds,
     oddity_probability,
+    place_comparisons,
     point_of_subjective_equality,
     psychometric,
     psychometric_inverse,
     psychometric_log_odds,
     same_different_log_odds,
+    simulate_trials,
     tanh_log_odds,
     weber_fraction,
     yes_no_log_odds,
 )
 from pm_psyphy.result import MAPResult, load_map
 from pm_psyphy.status import Status
+from pm_psyphy.thresholds import ThresholdContours, threshold_contours
 
 __version__ = version("pm_psyphy")
 
 __all__ = [
+    "Domain",
     "MAPResult",
     "MAPState",
     "Objective",
@@ -49,7 +59,12 @@ __all__ = [
     "Progress",
     "Response",
     "Status",
+    "ThresholdContours",
+    "Trials",
     "WishartProcess",
+    "affine_invariant_distance",
+    "bures_similarity",
+    "bures_wasserstein_distance",
     "compile_objective",
     "discriminability",
     "find_map",
@@ -61,12 +76,15 @@ __all__ = [
     "match_to_sample_log_odds",
     "oddity_log_odds",
     "oddity_probability",
+    "place_comparisons",
     "point_of_subjective_equality",
     "psychometric",
     "psychometric_inverse",
     "psychometric_log_odds",
     "same_different_log_odds",
+    "simulate_trials",
     "tanh_log_odds",
+    "threshold_contours",
     "weber_fraction",
     "yes_no_log_odds",
 ]

@@ -12,6 +12,8 @@ from scipy import integrate, special, stats
 import pm_psyphy as psy
 from pm_psyphy.linker import ROWS_OF_BLOCK, translate
 from pm_psyphy.psychophysics.oddity import log_incorrect
+from pm_psyphy.psychophysics.oddity_plane import plane_op
+from pm_psyphy.psychophysics.oddity_space import space_op
 
 
 def compile_log_incorrect(d, nodes=None, gradient=False):
@@ -55,7 +57,7 @@ def _simulate(rng, difference, s0, s1, n):
     return np.mean(np.minimum(square(z1 - z[0]), square(z1 - z[1])) < square(z[0] - z[1]))
 
 
-@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("d", [1, 2, 3])
 def test_simulation_agrees_within_its_error(d):
     rng = np.random.default_rng(3)
     distances, n = [0.0, 1.0, 2.0, 3.5, 5.0], 4_000_000
@@ -66,12 +68,12 @@ def test_simulation_agrees_within_its_error(d):
     assert np.all(np.abs(found - exact) < 4 * np.sqrt(exact * (1 - exact) / n))
 
 
-@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("d", [1, 2, 3, 4])
 def test_equal_stimuli_are_found_by_chance(d):
     covariance = np.eye(d)[None] * 0.3
     log_q = compile_log_incorrect(d)(np.zeros((1, d)), covariance, covariance)
-    # The plane's rule at equal stimuli is good to 1e-7.
-    np.testing.assert_allclose(log_q, np.log(2 / 3), atol=1e-14 if d == 1 else 1e-7)
+    # The rules' errors at equal stimuli.
+    np.testing.assert_allclose(log_q, np.log(2 / 3), atol={1: 1e-14, 2: 1e-7}.get(d, 2e-5))
 
 
 def by_noncentral_f(d, distance):
@@ -86,11 +88,27 @@ def by_noncentral_f(d, distance):
 
 
 @pytest.mark.parametrize("distance", [0.5, 1.0, 2.0, 4.0])
-def test_equal_covariances_give_the_noncentral_f_oracle(distance):
-    s0, _ = draw_covariances(np.random.default_rng(4), 3, 2, 0.0)
+@pytest.mark.parametrize("d", [2, 3, 4])
+def test_equal_covariances_give_the_noncentral_f_oracle(d, distance):
+    s0, _ = draw_covariances(np.random.default_rng(4), 3, d, 0.0)
     difference = draw_differences(np.random.default_rng(5), s0, distance)
-    p = -np.expm1(compile_log_incorrect(2)(difference, s0, s0))
-    np.testing.assert_allclose(p, by_noncentral_f(2, distance), atol=1e-6)
+    for nodes, tolerance in ((None, 1e-6 if d == 2 else 1e-5), ({2: (64, 48)}.get(d, (32, 48)), 1e-9)):
+        p = -np.expm1(compile_log_incorrect(d, nodes)(difference, s0, s0))
+        np.testing.assert_allclose(p, by_noncentral_f(d, distance), atol=tolerance)
+
+
+@pytest.mark.parametrize("distance", [0.5, 3.0, 9.0, 20.0])
+def test_polar_coordinates_and_the_inverse_laplace_transform_agree(distance):
+    rng = np.random.default_rng(12)
+    s0, s1 = draw_covariances(rng, 20, 2, 0.5)
+    difference = draw_differences(rng, s0, distance)
+    rows = [*difference.T, *(s[:, i, j] for s in (s0, s1) for i, j in ((0, 0), (0, 1), (1, 1)))]
+    entries = [pt.vector() for _ in rows]
+    polar, laplace = (
+        pytensor.function(entries, op(*entries)[0], mode="FAST_COMPILE")(*rows)
+        for op in (plane_op(64, 64, "float64"), space_op(2, 64, 96, "float64"))
+    )
+    np.testing.assert_allclose(laplace, polar, atol=1e-7)
 
 
 @pytest.mark.parametrize("distance", [0.3, 1.0, 2.5, 5.0])
@@ -114,18 +132,20 @@ def test_one_dimension_is_the_triangle_test(distance):
     ("distance", "tolerance"), [(0.5, 1e-6), (2.0, 1e-5), (4.0, 1e-4), (6.0, 1e-3), (8.0, 1e-3), (12.0, 1e-2)]
 )
 @pytest.mark.parametrize("spread", [0.0, 0.1, 0.5])
-def test_the_default_rule_keeps_its_word(distance, tolerance, spread):
+@pytest.mark.parametrize("d", [2, 3])
+def test_the_default_rule_keeps_its_word(d, distance, tolerance, spread):
     rng = np.random.default_rng(6)
-    s0, s1 = draw_covariances(rng, 300, 2, spread)
+    s0, s1 = draw_covariances(rng, 300, d, spread)
     difference = draw_differences(rng, s0, distance)
-    exact = compile_log_incorrect(2, (64, 48))(difference, s0, s1)
-    found = compile_log_incorrect(2)(difference, s0, s1)
+    exact = compile_log_incorrect(d, {2: (64, 48), 3: (32, 48)}[d])(difference, s0, s1)
+    found = compile_log_incorrect(d)(difference, s0, s1)
+    tolerance = max(tolerance, 2e-5 if d == 3 else 0)
     assert np.quantile(np.abs(found - exact), 0.95) < tolerance
     log_p = [np.log1p(-np.exp(v)) for v in (found, exact)]
     assert np.quantile(np.abs(log_p[0] - log_p[1]), 0.95) < tolerance
 
 
-@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("d", [1, 2, 3])
 def test_gradients_are_those_of_finite_differences(d):
     rng = np.random.default_rng(7)
     s0, s1 = draw_covariances(rng, 12, d, 0.5)
@@ -148,18 +168,32 @@ def test_gradients_are_those_of_finite_differences(d):
             np.testing.assert_allclose(grad[(slice(None), *index)], expected, rtol=1e-5, atol=1e-7)
 
 
-@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("d", [1, 2, 3])
 def test_the_tail_has_a_right_value_and_gradient(d):
     s = np.eye(d)[None]
     difference = np.zeros((1, d))
     difference[0, 0] = 29.0
-    value, grad, *_ = compile_log_incorrect(d, {1: (200,), 2: (96, 96)}[d], gradient=True)(difference, s, s)
+    value, grad, *_ = compile_log_incorrect(d, {1: (200,), 2: (96, 96), 3: (32, 48)}[d], gradient=True)(
+        difference, s, s
+    )
     assert value[0] < np.log(1e-30)
     default, default_grad, *_ = compile_log_incorrect(d, gradient=True)(difference, s, s)
     np.testing.assert_allclose(default, value, rtol=1e-3)
     np.testing.assert_allclose(default_grad, grad, rtol=1e-2, atol=1e-9)
     far = compile_log_incorrect(d, gradient=True)(difference * 20, s, s)
     assert all(np.isfinite(v).all() for v in far)
+
+
+def test_rotations_and_swaps_change_nothing_in_space():
+    rng = np.random.default_rng(8)
+    s0, s1 = draw_covariances(rng, 5, 3, 0.5)
+    difference = draw_differences(rng, s0, 2.0)
+    evaluate = compile_log_incorrect(3)
+    value = evaluate(difference, s0, s1)
+    turn = np.linalg.qr(rng.normal(size=(3, 3)))[0]
+    for change in (turn, turn @ np.diag([3.0, 0.2, 1.0]), -np.eye(3), np.eye(3)[::-1]):
+        moved = evaluate(difference @ change.T, change @ s0 @ change.T, change @ s1 @ change.T)
+        np.testing.assert_allclose(moved, value, rtol=1e-9)
 
 
 def test_rotations_and_swaps_change_nothing():
@@ -296,17 +330,17 @@ def test_float32_models_stay_float32():
 
 
 def test_the_radial_function_is_right_on_both_sides_of_its_seam():
-    from pm_psyphy.psychophysics.oddity import _scaled_w
+    from pm_psyphy.psychophysics.oddity_plane import scaled_w
 
     y = np.concatenate([np.linspace(1e-12, 1, 200), np.linspace(1, 600, 200)])
     highest = np.full_like(y, 3.0)
-    found = _scaled_w(pt.as_tensor(y), pt.as_tensor(highest), "float64").eval()
+    found = scaled_w(pt.as_tensor(y), pt.as_tensor(highest), "float64").eval()
     z = np.sqrt(y)
     expected = 0.5 * np.sqrt(np.pi) / z * np.exp(y - 3) * special.erf(z)
     np.testing.assert_allclose(found, expected, rtol=1e-10)
 
 
-@pytest.mark.parametrize("d", [1, 2])
+@pytest.mark.parametrize("d", [1, 2, 3])
 def test_second_derivatives_in_jax_are_those_of_finite_differences(d):
     rng = np.random.default_rng(11)
     s0, s1 = draw_covariances(rng, 4, d, 0.5)

@@ -1,0 +1,102 @@
+"""Percepts of three stimuli in; the log-odds that the odd one is found, by simulation as psyphy does it, come out."""
+
+from typing import Any
+
+import numpy as np
+import pytensor
+from pytensor.compile.sharedvalue import SharedVariable
+
+from pm_psyphy.psychophysics.tensor import as_tensor, pt
+from pm_psyphy.psychophysics.wishart import WishartProcess
+
+
+def simulated_oddity_log_odds(
+    field: WishartProcess,
+    reference: Any,
+    comparison: Any,
+    *,
+    draws: int = 500,
+    bandwidth: float = 1e-2,
+    noise: str = "gaussian",
+    degrees_of_freedom: float = 3.0,
+    fresh: bool = False,
+    random_seed: Any = None,
+) -> Any:
+    r"""Return the log-odds of a correct response in the oddity task, by simulation.
+
+    For comparison with psyphy, and for noise that is not Gaussian; for Gaussian noise `oddity_log_odds` is exact and
+    about a hundred times cheaper. Percepts are :math:`z = x + U n + \sqrt{\text{diag\_term}}\, n'` with independent
+    noise n, n', and a draw counts by a smooth step of its margin,
+
+    .. math:: P = \frac{1}{S} \sum_s \sigma\left(\frac{\min(d_{01}^2, d_{0'1}^2) - d_{00'}^2}{\text{bandwidth}}\right)
+
+    with squared Mahalanobis distances d in :math:`(2 \Sigma(x_0) + \Sigma(x_1)) / 3`.
+
+    Parameters
+    ----------
+    field : WishartProcess
+    reference, comparison : tensor, (N, D)
+    draws : int
+        Draws S of each trial; they take 3 N S (2 D + extra_dims) numbers of memory.
+    bandwidth : float
+        Of the logistic step, in squared units of d'; the exact rule is the limit 0.
+    noise : {"gaussian", "student"}
+        Of the percepts, element by element.
+    degrees_of_freedom : float
+        Of Student's t, which is not scaled to unit variance.
+    fresh : bool
+        Draw anew at each evaluation: the loss is then noisy, and `find_map` takes Adam. Default: common random numbers,
+        drawn once for the present trials.
+    random_seed : int or numpy.random.Generator, optional
+
+    Returns
+    -------
+    TensorVariable, (N,)
+
+    Raises
+    ------
+    ValueError
+        If a setting is out of range, or the number of trials unknown, which common random numbers need.
+    """
+    if not isinstance(draws, int | np.integer) or draws < 1:
+        raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
+    for label, number in {"bandwidth": bandwidth, "degrees_of_freedom": degrees_of_freedom}.items():
+        if not 0 < number < np.inf:
+            raise ValueError(f"{label} is {number}. Pass a positive number.")
+    if noise not in ("gaussian", "student"):
+        raise ValueError(f"There is no noise {noise!r}. Pass 'gaussian' or 'student'.")
+    reference, comparison = as_tensor(reference), as_tensor(comparison)
+    d, e = field.input_dim, field.input_dim + field.extra_dims
+    size = (reference.shape[0], draws, 3, e + d)
+    rng = np.random.default_rng(random_seed)
+    if fresh:
+        shared = pytensor.shared(rng)
+        sample = pt.random.normal if noise == "gaussian" else lambda **k: pt.random.t(degrees_of_freedom, **k)
+        n = sample(size=size, rng=shared)
+    else:
+        size = (_count_trials(reference, comparison), *size[1:])
+        values = rng.normal(size=size) if noise == "gaussian" else rng.standard_t(degrees_of_freedom, size=size)
+        n = as_tensor(values)
+
+    roots = [field.sqrt_covariance(x) for x in (reference, comparison)]
+    s0, s1 = (u @ u.swapaxes(-1, -2) + field.diag_term * np.eye(d) for u in roots)
+    offset = pt.sqrt(as_tensor(field.diag_term)) * n[..., e:]
+    # (N, draws, D): both references and the comparison, from the reference's mean.
+    z0, z00 = (pt.matmul(n[:, :, i, :e], roots[0].swapaxes(-1, -2)) + offset[:, :, i] for i in (0, 1))
+    z1 = pt.matmul(n[:, :, 2, :e], roots[1].swapaxes(-1, -2)) + offset[:, :, 2] + (comparison - reference)[:, None]
+    metric = pt.linalg.inv((2 * s0 + s1) / 3)
+
+    def square(difference):
+        return pt.sum(pt.matmul(difference, metric) * difference, axis=-1)
+
+    margin = (pt.minimum(square(z0 - z1), square(z00 - z1)) - square(z0 - z00)) / bandwidth
+    # Both means by their logarithms: where every draw is correct, the log-odds still have a slope.
+    return pt.logsumexp(-pt.softplus(-margin), axis=1) - pt.logsumexp(-pt.softplus(margin), axis=1)
+
+
+def _count_trials(*stimuli: Any) -> int:
+    for x in stimuli:
+        n = x.get_value(borrow=True).shape[0] if isinstance(x, SharedVariable) else x.type.shape[0]
+        if n is not None:
+            return int(n)
+    raise ValueError("The number of trials is unknown, for which numbers are drawn once. Pass arrays, or fresh=True.")
