@@ -237,7 +237,7 @@ def fit_ellipses(directions: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def _compile_field(task: Callable, input_dim: int, basis_degree: int, extra_dims: int, floatx: str) -> Callable:
-    """Return a compiled function of a field and N pairs of points: log-odds (N,), covariances of references (N, D, D)."""
+    """Return a compiled function of a field and N pairs of points: log-odds (N,), references' covariances (N, D, D)."""
     weights = pt.tensor(
         "weights", dtype=floatx, shape=(*[basis_degree + 1] * input_dim, input_dim, input_dim + extra_dims)
     )

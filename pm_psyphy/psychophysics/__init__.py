@@ -6,6 +6,7 @@ from pm_psyphy.psychophysics.comparison import (
     bures_wasserstein_distance,
 )
 from pm_psyphy.psychophysics.oddity import Oddity, oddity_log_odds, oddity_probability
+from pm_psyphy.psychophysics.oddity_simulated import simulated_oddity_log_odds
 from pm_psyphy.psychophysics.psychometric import (
     just_noticeable_difference,
     point_of_subjective_equality,
@@ -48,6 +49,7 @@ __all__ = [
     "psychometric_log_odds",
     "same_different_log_odds",
     "simulate_trials",
+    "simulated_oddity_log_odds",
     "tanh_log_odds",
     "weber_fraction",
     "yes_no_log_odds",

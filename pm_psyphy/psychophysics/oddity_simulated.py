@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytensor
+from pymc.data import MinibatchOp, minibatch_index
 from pytensor.compile.sharedvalue import SharedVariable
 
 from pm_psyphy.psychophysics.tensor import as_tensor, pt
@@ -67,16 +68,12 @@ def simulated_oddity_log_odds(
         raise ValueError(f"There is no noise {noise!r}. Pass 'gaussian' or 'student'.")
     reference, comparison = as_tensor(reference), as_tensor(comparison)
     d, e = field.input_dim, field.input_dim + field.extra_dims
-    size = (reference.shape[0], draws, 3, e + d)
-    rng = np.random.default_rng(random_seed)
+    rng, width = np.random.default_rng(random_seed), (3, e + d)
     if fresh:
-        shared = pytensor.shared(rng)
-        sample = pt.random.normal if noise == "gaussian" else lambda **k: pt.random.t(degrees_of_freedom, **k)
-        n = sample(size=size, rng=shared)
+        n = _draw_anew(rng, (reference.shape[0], draws, *width), noise, degrees_of_freedom)
     else:
-        size = (_count_trials(reference, comparison), *size[1:])
-        values = rng.normal(size=size) if noise == "gaussian" else rng.standard_t(degrees_of_freedom, size=size)
-        n = as_tensor(values)
+        size = (_count_trials(reference, comparison), draws, *width)
+        n = as_tensor(rng.normal(size=size) if noise == "gaussian" else rng.standard_t(degrees_of_freedom, size=size))
 
     roots = [field.sqrt_covariance(x) for x in (reference, comparison)]
     s0, s1 = (u @ u.swapaxes(-1, -2) + field.diag_term * np.eye(d) for u in roots)
@@ -92,6 +89,26 @@ def simulated_oddity_log_odds(
     margin = (pt.minimum(square(z0 - z1), square(z00 - z1)) - square(z0 - z00)) / bandwidth
     # Both means by their logarithms: where every draw is correct, the log-odds still have a slope.
     return pt.logsumexp(-pt.softplus(-margin), axis=1) - pt.logsumexp(-pt.softplus(margin), axis=1)
+
+
+def _draw_anew(rng: np.random.Generator, size: tuple[Any, ...], noise: str, degrees_of_freedom: float) -> Any:
+    """Return noise that is another at each evaluation.
+
+    PyMC allows no random variable in a log probability but the indices of `pm.Minibatch`. Two of them give a radius and
+    an angle, one coordinate of which is normal (Box and Muller, 1958) or Student's t (Bailey, 1994).
+    """
+    largest = 2**30
+    generator, *lengths = pytensor.shared(rng), *(pt.as_tensor(n) for n in size)
+    inner = [*(n.type() for n in lengths), generator.type()]
+    drawn: Any = minibatch_index(0, largest, size=(2, *inner[:-1]), rng=inner[-1], return_next_rng=True)
+    update, indices = drawn
+    hidden: Any = MinibatchOp(inner, [indices, update])
+    uniform = (hidden(*lengths, generator)[0] + 0.5) / largest
+    if noise == "gaussian":
+        square = -2 * pt.log(uniform[0])
+    else:
+        square = degrees_of_freedom * (pt.power(uniform[0], -2 / degrees_of_freedom) - 1)
+    return pt.cast(pt.sqrt(square) * pt.cos(2 * np.pi * uniform[1]), pytensor.config.floatX)
 
 
 def _count_trials(*stimuli: Any) -> int:
