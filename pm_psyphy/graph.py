@@ -8,7 +8,6 @@ import numpy as np
 import pymc as pm
 import pytensor
 from pymc.logprob.utils import CheckParameterValue
-from pytensor.compile.mode import Mode
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant
 from pytensor.graph.replace import clone_replace
@@ -17,14 +16,13 @@ from pytensor.raise_op import CheckAndRaise
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.type import TensorType
 
+from pm_psyphy.rows import RUN_ONCE
+
 # PyTensor's own variables; typed loosely, because it declares few of their attributes.
 type Tensor = Any
 
 # Constants above this size are lifted into arguments, so that XLA neither folds nor stores them.
 LARGEST_CONSTANT = 64
-
-# For graphs that run once or a few times. Without its virtual machine PyTensor does not load its C compiler either.
-RUN_ONCE = Mode(linker="py", optimizer="fast_compile")
 
 # What a second attempt keeps inside the program, each level on top of the one before.
 FREEZING = ("nothing", "shapes", "integers", "everything")

@@ -18,8 +18,8 @@ from pytensor.tensor.math import Dot
 from pytensor.tensor.subtensor import AdvancedSubtensor
 from pytensor.tensor.type import TensorType
 
-from pm_psyphy.graph import RUN_ONCE, Tensor
-from pm_psyphy.rows import RowFunction
+from pm_psyphy.graph import Tensor
+from pm_psyphy.rows import RUN_ONCE, RowFunction
 
 # A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
 ROWS_OF_BLOCK = 1024

@@ -1,4 +1,4 @@
-"""Estimates and data in; matplotlib Axes come out. Nothing here fits, and every function draws into `ax` if given one."""
+"""Estimates and data in; matplotlib Axes come out. Nothing here fits, and all draw into `ax` if given one."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from pm_psyphy.psychophysics.trials import Trials
 from pm_psyphy.result import MAPResult
 from pm_psyphy.thresholds import ThresholdContours
 
-N_OUTLINE = 96
+N_OUTLINE, MOST_LINES = 96, 500
 
 
 def plot_ellipses(
@@ -272,7 +272,7 @@ def plot_learning_curve(
 
 
 def plot_trials(trials: Trials, *, restore: bool = True, ax: Axes | None = None) -> Axes:
-    """Draw trials of two dimensions: comparisons by response, joined with their references.
+    """Draw trials of two dimensions: comparisons by response, few of them joined with their references.
 
     Parameters
     ----------
@@ -290,10 +290,10 @@ def plot_trials(trials: Trials, *, restore: bool = True, ax: Axes | None = None)
         raise ValueError(f"The trials have {trials.reference.shape[1]} dimensions. plot_trials draws the plane.")
     ax = _find_axes(ax)
     reference, comparison = (trials.domain.restore(x) if restore else x for x in (trials.reference, trials.comparison))
-    ax.add_collection(
-        LineCollection(list(np.stack([reference, comparison], axis=1)), colors="0.8", linewidths=0.4, zorder=0)
-    )
-    size = float(np.clip(4000 / len(trials), 2, 25))
+    if len(trials) <= MOST_LINES:
+        pairs = list(np.stack([reference, comparison], axis=1))
+        ax.add_collection(LineCollection(pairs, colors="0.8", linewidths=0.5, zorder=0))
+    size = float(np.clip(10_000 / len(trials), 3, 25))
     for code, name, color in ((1, "correct", "C0"), (0, "incorrect", "C1")):
         chosen = trials.response == code
         ax.scatter(*comparison[chosen].T, s=size, color=color, alpha=0.7, lw=0, label=f"{name} ({chosen.sum():,})")

@@ -11,9 +11,10 @@ import xarray as xr
 from pytensor.graph.basic import Variable
 
 from pm_psyphy.datatree import make_datatree
-from pm_psyphy.graph import RUN_ONCE, lift
+from pm_psyphy.graph import lift
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Trajectory
+from pm_psyphy.rows import RUN_ONCE
 from pm_psyphy.status import Status, describe
 
 

@@ -19,7 +19,9 @@ from pytensor.tensor.rewriting.elemwise import FusionOptimizer
 
 # So many rows at a time bound the memory that NumPy takes for some hundred numbers a row and node.
 ROWS_OF_NUMPY = 4096
-# As it is written, and at once.
+# For graphs that run once or a few times. Without its virtual machine PyTensor does not load its C compiler either.
+RUN_ONCE = Mode(linker="py", optimizer="fast_compile")
+# The same, without looking for anything to improve.
 UNCHANGED = Mode(linker="py", optimizer="merge")
 
 

@@ -11,7 +11,8 @@ from pymc.initial_point import make_initial_point_expression
 from pymc.pytensorf import compile as compile_graph
 from pymc.pytensorf import find_rng_nodes, replace_rng_nodes, reseed_rngs
 
-from pm_psyphy.graph import RUN_ONCE, lift
+from pm_psyphy.graph import lift
+from pm_psyphy.rows import RUN_ONCE
 
 _DRAWERS: WeakKeyDictionary[pm.Model, dict[Any, Any]] = WeakKeyDictionary()
 

@@ -12,12 +12,12 @@ from pytensor.graph.traversal import walk
 from scipy import special, stats
 from scipy.optimize import elementwise
 
-from pm_psyphy.graph import RUN_ONCE
 from pm_psyphy.linker import translate
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
 from pm_psyphy.psychophysics.tensor import pt
 from pm_psyphy.psychophysics.trials import Domain
 from pm_psyphy.psychophysics.wishart import WishartProcess, check_points
+from pm_psyphy.rows import RUN_ONCE
 
 # Where a first crossing is looked for, in units of the distance at which a locally constant field would have it.
 SCAN = np.array([0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.35, 1.6, 2.0, 2.6, 3.5, 5.0, 8.0, 13.0, 25.0, 60.0, 200.0])

@@ -108,7 +108,7 @@ def oddity_log_odds(field: Any, reference: Any, comparison: Any, *, nodes: tuple
     -------
     TensorVariable, (...)
     """
-    s0, s1 = field.covariance(reference), field.covariance(comparison)
+    s0, s1 = as_tensor(field.covariance(reference)), as_tensor(field.covariance(comparison))
     log_q = log_incorrect(as_tensor(comparison) - as_tensor(reference), s0, s1, nodes)
     return log_complement(log_q) - log_q
 

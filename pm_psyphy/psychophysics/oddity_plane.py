@@ -32,17 +32,20 @@ def plane_op(n_w: int, n_u: int, dtype: str) -> Any:
 
     def evaluate(*entries):
         whitened, offset = _whiten_plane(*entries)
-        integral, d_whitened = _integrate_plane(n_w, n_u, dtype, *whitened)
+        mean_s, *_ = whitened
+        by_w, by_u = _place_directions(n_w, dtype, *whitened), _place_angles(n_u, dtype, *whitened[-2:])
+        integral, derivatives = _integrate_plane(mean_s, *by_w, *by_u, dtype)
         ones = pt.ones_like(offset)
-        return integral + offset, pull_back([*whitened, offset], [*d_whitened, ones], list(entries))
+        return integral + offset, pull_back([mean_s, *by_w, *by_u, offset], [*derivatives, ones], list(entries))
 
     return make_row_function(evaluate, 8, dtype)
 
 
 def _whiten_plane(x1, x2, a11, a12, a22, b11, b12, b22) -> tuple[list[Any], Any]:
-    """Return what `_integrate_plane` needs, and the terms of log P(incorrect) outside the integral.
+    """Return what the levels need, and the terms of log P(incorrect) outside the integral.
 
-    Of a difference of means x and covariances a of the reference and b of the comparison.
+    Of a difference of means x and covariances a of the reference and b of the comparison. A quadratic form e' M e of a
+    direction e at the angle c is m0 + m1 cos 2c + m2 sin 2c: here of S and of T^-1; further sqrt det S and T^-1 m.
     """
     c11, c12, c22 = (2 * a11 + b11) / 3, (2 * a12 + b12) / 3, (2 * a22 + b22) / 3
     l11 = pt.sqrt(c11)
@@ -55,66 +58,82 @@ def _whiten_plane(x1, x2, a11, a12, a22, b11, b12, b22) -> tuple[list[Any], Any]
     m1 = x1 / l11
     m2 = (x2 - l21 * m1) / l22
     t11, t12, t22 = 3 - 0.75 * s11, -0.75 * s12, 3 - 0.75 * s22
-    det_s, det_t = s11 * s22 - pt.sqr(s12), t11 * t22 - pt.sqr(t12)
+    root_s = 2 * pt.sqrt(a11 * a22 - pt.sqr(a12)) / (l11 * l22)
+    det_t = t11 * t22 - pt.sqr(t12)
     h1, h2 = (t22 * m1 - t12 * m2) / det_t, (t11 * m2 - t12 * m1) / det_t
-    q = [0.5 * (s22 + s11) / det_s, 0.5 * (s22 - s11) / det_s, -s12 / det_s]
+    s = [0.5 * (s11 + s22), 0.5 * (s11 - s22), s12]
     t = [0.5 * (t22 + t11) / det_t, 0.5 * (t22 - t11) / det_t, -t12 / det_t]
-    offset = -0.5 * (m1 * h1 + m2 * h2) - 0.5 * pt.log(det_s * det_t) - float(2 * np.log(np.pi))
-    return [*q, *t, h1, h2], offset
+    offset = -0.5 * (m1 * h1 + m2 * h2) - 0.5 * pt.log(det_t) - float(2 * np.log(np.pi))
+    return [*s, root_s, *t, h1, h2], offset
 
 
-def _integrate_plane(n_w, n_u, dtype, q0, q1, q2, t0, t1, t2, h1, h2) -> tuple[Any, list[Any]]:
+def _place_directions(n: int, dtype: str, s0, s1, s2, root_s, t0, t1, t2, h1, h2) -> list[Any]:
+    """Return, of n directions e of w, weight, e' T^-1 e, (e' h)^2, and what u's direction needs; (n, N) each.
+
+    u has the direction of S^1/2 times one that turns evenly: a narrow S makes no peak. Its angle counts from that of
+    S^1/2 e, where <u, w> is largest; at a quarter turn from there <u, w> = 0. After a turn by c the square of the
+    length of S^1/2 times the direction is s0 + along cos 2c + across sin 2c, and <u, w> / |w| is cos c e' S e.
+    """
+    cos, sin, weight = _gather_around(n, dtype, h1, h2)
+    e_s_e = s0 + s1 * cos + s2 * sin
+    b2 = 0.5 * (pt.sqr(h1) + pt.sqr(h2)) + 0.5 * (pt.sqr(h1) - pt.sqr(h2)) * cos + h1 * h2 * sin
+    along, across = s0 - pt.sqr(root_s) / e_s_e, root_s * (s2 * cos - s1 * sin) / e_s_e
+    return [weight, t0 + t1 * cos + t2 * sin, pt.maximum(b2, 0), pt.sqrt(e_s_e), along, across]
+
+
+def _place_angles(n: int, dtype: str, h1, h2) -> list[Any]:
+    """Return weight, cos c, cos 2c and sin 2c of n angles c in (-pi/2, pi/2) that gather at 0 as h grows; (n, N)."""
+    nodes, weights = np.polynomial.legendre.leggauss(n)
+    cos, sin = (f(np.pi / 2 * nodes).astype(dtype)[:, None] for f in (np.cos, np.sin))
+    eta = 1 / pt.sqrt(1 + 1.5 / GATHER_U * (pt.sqr(h1) + pt.sqr(h2)))
+    inverse = 1 / (cos**2 + pt.sqr(eta * sin))
+    weight = (np.pi / 2 * weights).astype(dtype)[:, None] * eta * inverse
+    return [weight, cos * pt.sqrt(inverse), (cos**2 - pt.sqr(eta * sin)) * inverse, 2 * eta * cos * sin * inverse]
+
+
+def _integrate_plane(
+    mean_s, weight_w, t, b2, root, along, across, weight_u, cos, cos2, sin2, dtype
+) -> tuple[Any, list[Any]]:
     """Return the logarithm of the double integral over the directions of w and u, and its derivatives.
 
-    A quadratic form e' M e of a direction e at the angle a is written m0 + m1 cos 2a + m2 sin 2a: q is that of S^-1, t
-    that of T^-1; h is T^-1 m. Both radial integrals have closed forms, which leave
+    Both radial integrals have closed forms, which leave, with s = |S^1/2 direction|^2 and k = |<u, w>| / (|u| |w|),
 
-        integral over both angles of H(y) / (a q),   y = (e' h)^2 / (2 a),   a = t + q g^2,   H(y) = 1 + 2 y W(y).
+        integral over both angles of H(y) / a,   a = t + g(k)^2 / s,   y = b2 / (2 a),   H(y) = 1 + 2 y W(y).
     """
-    levels = [*_gather_around(n_w, dtype, h1, h2), *_gather_at_zero(n_u, dtype, h1, h2)]
-    (cos_w, sin_w, weight_w), (cos_u, sin_u, weight_u, g2) = levels[:3], levels[3:]
-    along, across = q1 * cos_w + q2 * sin_w, q2 * cos_w - q1 * sin_w
-    half_difference, product = 0.5 * (pt.sqr(h1) - pt.sqr(h2)), h1 * h2
-    b2 = 0.5 * (pt.sqr(h1) + pt.sqr(h2)) + half_difference * cos_w + product * sin_w
-
     # From here on (n_w, n_u, N); what belongs to one of the directions is constant along the other's axis.
-    q = q0 + along[:, None] * cos_u + across[:, None] * sin_u
-    a = (t0 + t1 * cos_w + t2 * sin_w)[:, None] + g2 * q
-    y = 0.5 * pt.maximum(b2, 0)[:, None] / a
+    s = mean_s + along[:, None] * cos2 + across[:, None] * sin2
+    # g(k) = 2/3 (sqrt(k^2 + 3) - k), with k sqrt s = cos c sqrt(e' S e)
+    k = root[:, None] * cos
+    hypotenuse = pt.sqrt(pt.sqr(k) + 3 * s)
+    difference = hypotenuse - k
+    inverse_s = 1 / s
+    g2 = (4 / 9) * pt.sqr(difference * inverse_s)
+    inverse_a = 1 / (t[:, None] + g2)
+    y = 0.5 * b2[:, None] * inverse_a
     highest = pt.max(y, axis=(0, 1))
     base, w_scaled = pt.exp(-highest), scaled_w(y, highest, dtype)
-    inverse = 1 / (a * q)
-    share = weight_w[:, None] * weight_u * inverse
+    share = weight_w[:, None] * weight_u * inverse_a
     term = share * (base + 2 * y * w_scaled)
     slope = share * (base + (1 + 2 * y) * w_scaled)
 
     # Reverse mode by hand: one pass over the nodes, and no exponential beside those of the value.
-    over_a = q * inverse
-    d_a = -(y * slope + term) * over_a
-    d_q = d_a * g2 - term * a * inverse
-    d_along, d_across, d_t = pt.sum(d_q * cos_u, 1), pt.sum(d_q * sin_u, 1), pt.sum(d_a, 1)
-    d_b2, by_w = pt.sum(0.5 * slope * over_a, 1), pt.sum(term, 1)
+    d_a = -(y * slope + term) * inverse_a
+    d_s = d_a * ((4 / 3) * difference * pt.sqr(inverse_s) / hypotenuse - 2 * g2 * inverse_s)
+    d_k = d_a * g2 * -2 / hypotenuse
+    by_w, by_u = pt.sum(term, 1), pt.sum(term, 0)
     total = pt.sum(by_w, 0)
-    d_levels = [
-        d_along * q1 + d_across * q2 + d_t * t1 + d_b2 * half_difference,
-        d_along * q2 - d_across * q1 + d_t * t2 + d_b2 * product,
-        by_w / weight_w,
-        pt.sum(d_q * along[:, None], 0),
-        pt.sum(d_q * across[:, None], 0),
-        pt.sum(term, 0) / weight_u,
-        pt.sum(d_a * q, 0),
-    ]
-    through_nodes = pull_back(levels, d_levels, [h1, h2])
-    d_b2_sum, d_b2_cos, d_b2_sin = pt.sum(d_b2, 0), pt.sum(d_b2 * cos_w, 0), pt.sum(d_b2 * sin_w, 0)
     derivatives = [
-        pt.sum(d_q, (0, 1)),
-        pt.sum(d_along * cos_w - d_across * sin_w, 0),
-        pt.sum(d_along * sin_w + d_across * cos_w, 0),
-        pt.sum(d_t, 0),
-        pt.sum(d_t * cos_w, 0),
-        pt.sum(d_t * sin_w, 0),
-        through_nodes[0] + h1 * (d_b2_sum + d_b2_cos) + h2 * d_b2_sin,
-        through_nodes[1] + h2 * (d_b2_sum - d_b2_cos) + h1 * d_b2_sin,
+        pt.sum(d_s, (0, 1)),
+        by_w / weight_w,
+        pt.sum(d_a, 1),
+        pt.sum(0.5 * slope * inverse_a, 1),
+        pt.sum(d_k * cos, 1),
+        pt.sum(d_s * cos2, 1),
+        pt.sum(d_s * sin2, 1),
+        by_u / weight_u,
+        pt.sum(d_k * root[:, None], 0),
+        pt.sum(d_s * along[:, None], 0),
+        pt.sum(d_s * across[:, None], 0),
     ]
     return highest + pt.log(total), [d / total for d in derivatives]
 
@@ -142,18 +161,6 @@ def _gather_around(n: int, dtype: str, h1, h2) -> tuple[Any, Any, Any]:
     square, cross = (pt.sqr(real) - pt.sqr(imaginary)) * inverse, 2 * real * imaginary * inverse
     weights = (np.pi / n) * (1 - pt.sqr(size * h_squared)) * inverse
     return z_real * square - z_imaginary * cross, z_real * cross + z_imaginary * square, weights
-
-
-def _gather_at_zero(n: int, dtype: str, h1, h2) -> tuple[Any, Any, Any, Any]:
-    """Return cos 2a, sin 2a, weights and g(cos a)^2 of angles a in (-pi/2, pi/2) that gather at 0 as h grows."""
-    nodes, weights = np.polynomial.legendre.leggauss(n)
-    cos, sin = (f(np.pi / 2 * nodes).astype(dtype)[:, None] for f in (np.cos, np.sin))
-    eta = 1 / pt.sqrt(1 + 1.5 / GATHER_U * (pt.sqr(h1) + pt.sqr(h2)))
-    inverse = 1 / (cos**2 + pt.sqr(eta * sin))
-    weights = (np.pi / 2 * weights).astype(dtype)[:, None] * eta * inverse
-    kappa = cos * pt.sqrt(inverse)
-    g = (2 / 3) * (pt.sqrt(pt.sqr(kappa) + 3) - kappa)
-    return (cos**2 - pt.sqr(eta * sin)) * inverse, 2 * eta * cos * sin * inverse, weights, pt.sqr(g)
 
 
 def scaled_w(y, highest, dtype: str) -> Any:

@@ -9,8 +9,9 @@ import numpy as np
 
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
 from pm_psyphy.psychophysics.tasks import add_lapses
-from pm_psyphy.psychophysics.tensor import pt
+from pm_psyphy.psychophysics.tensor import as_tensor, pt
 from pm_psyphy.psychophysics.wishart import MARGIN
+from pm_psyphy.rows import RUN_ONCE
 
 RESPONSES = {"0": 0, "1": 1, "false": 0, "true": 1, "incorrect": 0, "correct": 1}
 
@@ -274,7 +275,7 @@ def simulate_trials(
     Trials
     """
     reference, comparison = _to_points(reference, "reference", str), _to_points(comparison, "comparison", str)
-    p = pt.sigmoid(add_lapses(task(field, reference, comparison), chance, lapse_rate)).eval()
+    p = pt.sigmoid(add_lapses(task(field, reference, comparison), chance, lapse_rate)).eval(mode=RUN_ONCE)
     response = (np.random.default_rng(random_seed).random(len(p)) < p).astype(int)
     trials = Trials.from_arrays(reference, comparison, response, columns=columns)
     return replace(trials, domain=domain) if domain is not None else trials
@@ -301,7 +302,7 @@ def place_comparisons(field: Any, reference: Any, distance: Any, *, random_seed:
     reference = np.asarray(reference, float)
     direction = np.random.default_rng(random_seed).normal(size=reference.shape)
     direction *= np.broadcast_to(distance, len(reference))[:, None] / np.linalg.norm(direction, axis=1, keepdims=True)
-    root = np.linalg.cholesky(field.covariance(reference).eval())
+    root = np.linalg.cholesky(as_tensor(field.covariance(reference)).eval(mode=RUN_ONCE))
     return np.clip(reference + np.einsum("nij,nj->ni", root, direction), -1, 1)
 
 

@@ -1,0 +1,90 @@
+# %% [markdown]
+# # Several observers, pooled
+#
+# Observers share a field, and each departs from it a little. `weights` takes any tensor, so the hierarchy is plain
+# PyMC: a common W, deviations by observer, and how large they are is learned, too. With few trials each, an observer's
+# field leans on the others'.
+
+# %%
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pymc as pm
+
+import pm_psyphy as psy
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from pm_psyphy import plots
+
+HERE = Path(__file__).parent
+plt.style.use(HERE / "pictures.mplstyle")
+
+# %%
+N_OBSERVERS, N_TRIALS, SHAPE = 6, 250, (3, 3, 2, 3)
+degrees = np.indices(SHAPE[:2]).sum(axis=0)[..., None, None]
+spread = np.sqrt(4e-3 * 0.4**degrees)
+
+rng = np.random.default_rng(7)
+common = rng.normal(size=SHAPE) * spread
+true_weights = common + 0.35 * rng.normal(size=(N_OBSERVERS, *SHAPE)) * spread
+truths = [psy.WishartProcess("truth", input_dim=2, basis_degree=2, weights=w) for w in true_weights]
+tables = []
+for truth in truths:
+    reference = rng.uniform(-0.8, 0.8, (N_TRIALS, 2))
+    comparison = psy.place_comparisons(truth, reference, rng.uniform(0.5, 4, N_TRIALS), random_seed=rng)
+    tables.append(psy.simulate_trials(truth, reference, comparison, random_seed=rng))
+observer = np.repeat(np.arange(N_OBSERVERS), N_TRIALS)
+reference, comparison, response = (
+    np.concatenate([getattr(t, name) for t in tables]) for name in ("reference", "comparison", "response")
+)
+
+# %% [markdown]
+# `weights=W[observer]` gives each trial its observer's field.
+
+# %%
+# Near circles, and off the saddle at W = 0.
+start = 0.3 * rng.normal(size=SHAPE) + np.eye(2, 3) * (degrees == 0)
+with pm.Model(coords={"observer": range(N_OBSERVERS)}) as pooled:
+    z = pm.Normal("z", 0, 1, shape=SHAPE, initval=start)
+    deviation = pm.Normal("deviation", 0, 1, shape=(N_OBSERVERS, *SHAPE))
+    tau = pm.HalfNormal("tau", 0.5, initval=0.3)
+    W = pm.Deterministic("W", (z + tau * deviation) * spread)
+    field = psy.WishartProcess("W", input_dim=2, basis_degree=2, weights=W[observer])
+    psy.Oddity("correct", field, reference, comparison, observed=response)
+
+with pm.Model() as alone:
+    z = pm.Normal("z", 0, 1, shape=(N_OBSERVERS, *SHAPE), initval=np.broadcast_to(start, (N_OBSERVERS, *SHAPE)))
+    W_alone = pm.Deterministic("W", z * spread)
+    field_alone = psy.WishartProcess("W", input_dim=2, basis_degree=2, weights=W_alone[observer])
+    psy.Oddity("correct", field_alone, reference, comparison, observed=response)
+
+fits = {"pooled": psy.find_map(pooled, progressbar=False), "alone": psy.find_map(alone, progressbar=False)}
+
+# %%
+grid = np.stack(np.meshgrid(*[np.linspace(-0.6, 0.6, 4)] * 2), axis=-1).reshape(-1, 2)
+expected = np.stack([truth.covariance(grid).eval() for truth in truths])
+
+
+def evaluate(fit):
+    fields = [psy.WishartProcess("W", input_dim=2, basis_degree=2, weights=w) for w in fit["W"]]
+    return np.stack([field.covariance(grid).eval() for field in fields])
+
+
+estimates = {name: evaluate(fit) for name, fit in fits.items()}
+errors = {name: psy.affine_invariant_distance(e, expected).mean(axis=1) for name, e in estimates.items()}
+for name, error in errors.items():
+    print(f"{name}: {fits[name].n_steps} steps, mean distance to the truth {error.mean():.3f}")
+print(f"tau {float(fits['pooled']['tau']):.2f}, the truth is 0.35")
+assert errors["pooled"].mean() < errors["alone"].mean()
+
+fig, axes = plt.subplots(1, N_OBSERVERS, figsize=(14, 3), layout="constrained", sharey=True)
+for i, ax in enumerate(axes):
+    plots.plot_ellipses(grid, expected[i], color="0.75", filled=True, label="truth", ax=ax)
+    for name, color in (("alone", "C0"), ("pooled", "C1")):
+        plots.plot_ellipses(grid, estimates[name][i], color=color, linewidths=1, label=name, ax=ax)
+    ax.set(title=f"observer {i + 1}")
+axes[0].legend(loc="upper left", bbox_to_anchor=(0, -0.1), ncols=3)
+fig.savefig(HERE / "pictures" / "hierarchical_wppm.png")

@@ -1,0 +1,59 @@
+# %% [markdown]
+# # A psychometric function
+#
+# Proportion correct against stimulus level, with a threshold that says at which proportion it is meant, a slope, and
+# lapses. It is a regression like any other: priors, a linear predictor, `psychometric_log_odds` and `Response`.
+
+# %%
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pymc as pm
+
+import pm_psyphy as psy
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+from pm_psyphy import plots
+
+HERE = Path(__file__).parent
+plt.style.use(HERE / "pictures.mplstyle")
+
+# %%
+rng = np.random.default_rng(3)
+truth = {"threshold": 0.3, "slope": 2.0, "guess_rate": 0.5, "lapse_rate": 0.03}
+level = rng.choice(np.linspace(-1, 1.5, 8), 800)
+response = (rng.random(level.size) < psy.psychometric(level, **truth).eval()).astype(int)
+print(f"{response.size} trials, {response.mean():.0%} correct")
+
+# %%
+with pm.Model() as model:
+    threshold = pm.Normal("threshold", 0, 1)
+    slope = pm.LogNormal("slope", 0, 1)
+    lapse_rate = pm.Beta("lapse_rate", 1, 20)
+    log_odds = psy.psychometric_log_odds(level, threshold=threshold, slope=slope, guess_rate=0.5, lapse_rate=lapse_rate)
+    pm.Bernoulli("correct", logit_p=log_odds, observed=response)
+
+fit = psy.find_map(model, progressbar=False)
+print(fit)
+assert abs(fit["threshold"] - truth["threshold"]) < 0.2
+
+# %% [markdown]
+# The same function, at the estimate, on a grid; and the level at which 80 % are correct.
+
+# %%
+grid = np.linspace(-1.2, 1.7, 200)
+parameters = {"threshold": threshold, "slope": slope, "guess_rate": 0.5, "lapse_rate": lapse_rate}
+curve = fit.evaluate(psy.psychometric(grid, **parameters))
+at_80 = float(fit.evaluate(psy.psychometric_inverse(0.8, **parameters)))
+print(f"80 % correct at {at_80:.3f}")
+
+fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
+plots.plot_psychometric(level, response, curve=(grid, curve), label="fit", color="C1", ax=ax)
+ax.plot(grid, psy.psychometric(grid, **truth).eval(), color="0.25", lw=1, label="truth")
+ax.plot([at_80, at_80], [0, 0.8], color="C1", lw=1, ls=":", label="80 % correct")
+ax.set(xlabel="stimulus level", ylabel="proportion correct", title="Two-alternative detection", ylim=(0.35, 1.02))
+ax.legend(loc="upper left")
+fig.savefig(HERE / "pictures" / "psychometric_function.png")
