@@ -48,11 +48,11 @@ with pm.Model() as model:
 # By `find_map`, with psyphy's optimiser and with the default.
 
 # %%
-LEARNING_RATE, MOMENTUM, STEPS = 1e-4, 0.9, 600
+LEARNING_RATE, MOMENTUM, STEPS = 1e-4, 0.9, 1000
 fits = {
     "L-BFGS": psy.find_map(model, progressbar=False),
     "SGD with momentum": psy.find_map(
-        model, optimizer="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, steps=STEPS, tolerance=0.02,
+        model, optimizer="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, steps=STEPS, tolerance=1e-6,
         progressbar=False,
     ),
 }  # fmt: skip

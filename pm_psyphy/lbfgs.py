@@ -13,6 +13,7 @@ CURVATURE = 0.9
 MAX_TRIALS = 20
 MAX_IDLE = 5
 SMALL = 64
+STORED = 100_000
 
 
 class Line(NamedTuple):
@@ -54,7 +55,7 @@ class LBFGSState(NamedTuple):
         return Line(*(self.numbers[..., i] for i in range(len(Line._fields))))
 
 
-def lbfgs(memory_size: int = 30) -> optax.GradientTransformationExtraArgs:
+def lbfgs(memory_size: int | None = None) -> optax.GradientTransformationExtraArgs:
     """Minimise by L-BFGS with one evaluation of value and gradient per update.
 
     ``optax.lbfgs`` searches its line inside ``update``: the compiled program holds the model three times, and a batch
@@ -69,8 +70,9 @@ def lbfgs(memory_size: int = 30) -> optax.GradientTransformationExtraArgs:
 
     Parameters
     ----------
-    memory_size : int
-        Number of pairs m that are kept, at most P; they take 2 m P numbers.
+    memory_size : int, optional
+        Number of pairs m that are kept, at most P; they take 2 m P numbers. Default: as many as make 100,000 numbers,
+        but 30 to 150. With m = P it is BFGS, which takes fewer steps where parameters are badly scaled.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def lbfgs(memory_size: int = 30) -> optax.GradientTransformationExtraArgs:
 
     def init(params: Any) -> Any:
         zeros = jnp.zeros_like(params)
-        m = min(memory_size, params.size)
+        m = min(memory_size or min(max(STORED // max(2 * params.size, 1), 30), 150), params.size)
         line = Line(*[0.0] * len(Line._fields))._replace(value=jnp.inf, high=jnp.inf, scale=1.0)
         square = jnp.zeros((m + 1, m + 1), params.dtype)
         return LBFGSState(

@@ -84,7 +84,7 @@ def oddity_probability(
         In [0, 2/3).
     nodes : tuple of int, optional
         Of the quadrature: (n,) in one dimension, default (16,); in two, directions of the comparison and angles between
-        it and the references' difference, default (8, 8); in three and more, along the two contours of an inverse
+        it and the references' difference, default (8, 7); in three and more, along the two contours of an inverse
         Laplace transform, default (8, 14). The default's error of log P, of correct and of incorrect responses, is
         below 1e-4 at d' = 4, 1e-3 at 8 and 1e-2 at 12 (95th percentile over covariances that differ by up to a half).
 
@@ -129,7 +129,7 @@ def log_incorrect(difference: Any, s0: Any, s1: Any, nodes: tuple[int, ...] | No
     TensorVariable, (...)
     """
     d = s0.type.shape[-1]
-    make_op, default = {1: (line_op, (16,)), 2: (plane_op, (8, 8))}.get(d, (partial(space_op, d), (8, 14)))
+    make_op, default = {1: (line_op, (16,)), 2: (plane_op, (8, 7))}.get(d, (partial(space_op, d), (8, 14)))
     chosen = default if nodes is None else tuple(nodes)
     if len(chosen) != len(default) or min(chosen) < 1:
         raise ValueError(

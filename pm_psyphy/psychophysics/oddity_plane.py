@@ -34,7 +34,7 @@ def plane_op(n_w: int, n_u: int, dtype: str) -> Any:
         whitened, offset = _whiten_plane(*entries)
         mean_s, *_ = whitened
         by_w, by_u = _place_directions(n_w, dtype, *whitened), _place_angles(n_u, dtype, *whitened[-2:])
-        integral, derivatives = _integrate_plane(mean_s, *by_w, *by_u, dtype)
+        integral, derivatives = _integrate_plane(dtype, mean_s, *by_w, *by_u)
         ones = pt.ones_like(offset)
         return integral + offset, pull_back([mean_s, *by_w, *by_u, offset], [*derivatives, ones], list(entries))
 
@@ -92,7 +92,7 @@ def _place_angles(n: int, dtype: str, h1, h2) -> list[Any]:
 
 
 def _integrate_plane(
-    mean_s, weight_w, t, b2, root, along, across, weight_u, cos, cos2, sin2, dtype
+    dtype: str, mean_s, weight_w, t, b2, root, along, across, weight_u, cos, cos2, sin2
 ) -> tuple[Any, list[Any]]:
     """Return the logarithm of the double integral over the directions of w and u, and its derivatives.
 

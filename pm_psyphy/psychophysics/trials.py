@@ -371,7 +371,7 @@ def _parse_points(array: np.ndarray, name: str, name_row: Callable[[int], str]) 
             rows.append([float(part) for part in parts])
         except (TypeError, ValueError):
             raise ValueError(
-                f"The {name} in {name_row(row)} is {entry!r}. Pass numbers, or strings such as '0.1,-0.2'."
+                f"The {name} in {name_row(row)} is {str(entry)!r}. Pass numbers, or strings such as '0.1,-0.2'."
             ) from None
         if len(rows[row]) != len(rows[0]):
             raise ValueError(
