@@ -20,7 +20,9 @@ docs: .venv/ready
 	$(PYTHON) -m sphinx -W --keep-going -b html docs docs/_build/html
 
 examples: .venv/ready
-	for example in $(EXAMPLES); do echo "== $$example"; $(PYTHON) -W error::UserWarning $$example || exit 1; done
+	for example in $(EXAMPLES); do echo "== $$example"; \
+	    case $$example in *wppm_field*) size=400;; *) size=;; esac; \
+	    $(PYTHON) -W error::UserWarning $$example $$size || exit 1; done
 
 bench: .venv/ready .venv-peers/ready
 	$(PYTHON) benchmarks/run.py

@@ -27,7 +27,7 @@ with pm.Model() as prior:
 truth = psy.WishartProcess("truth", input_dim=3, basis_degree=2, weights=pm.draw(prior["W"], random_seed=3))
 
 rng = np.random.default_rng(1)
-reference = rng.uniform(-0.8, 0.8, (2000, 3))
+reference = rng.uniform(-0.8, 0.8, (1500, 3))
 comparison = psy.place_comparisons(truth, reference, rng.uniform(0.5, 4, len(reference)), random_seed=2)
 trials = psy.simulate_trials(truth, reference, comparison, random_seed=3)
 print(trials)
@@ -53,5 +53,6 @@ for i, (name, covariances) in enumerate({"truth": expected, "fit": estimate}.ite
     ax = fig.add_subplot(1, 2, i + 1, projection="3d")
     plots.plot_ellipsoids(grid, covariances, color=("0.5", "C1")[i], ax=ax)
     ax.set(title=f"{name}: one standard deviation", xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
+    ax.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1], zticks=[-1, 0, 1])
     ax.set(xlabel="dimension 1", ylabel="dimension 2", zlabel="dimension 3")
 fig.savefig(HERE / "pictures" / "color_field_3d.png")

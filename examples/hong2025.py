@@ -84,7 +84,7 @@ for file in files:
 grid = np.stack(np.meshgrid(*[np.linspace(-0.7, 0.7, 5)] * 2), axis=-1).reshape(-1, 2)
 fig, axes = plt.subplots(1, len(fits), figsize=(4.5 * len(fits), 4.5), layout="constrained", squeeze=False)
 for ax, (name, fit) in zip(axes[0], fits.items(), strict=True):
-    contours = psy.threshold_contours(fit, field, grid)
+    contours = psy.threshold_contours(fit, field, grid, n_directions=64)
     print(f"{name}: {contours}")
     plots.plot_contours(contours, ax=ax)
     ax.set(title=f"{name}: thresholds at 2/3 correct", xlabel="dimension 1", ylabel="dimension 2")

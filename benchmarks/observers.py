@@ -1,0 +1,219 @@
+"""Measure the Wishart process model beside psyphy, in one run of the peers' environment, and write docs/observers.md.
+
+.venv-peers/bin/python benchmarks/observers.py
+"""
+
+import platform
+import resource
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pymc as pm
+import pytensor
+from psyphy.data.dataset import ResponseData
+from psyphy.model import WPPM, Prior
+from psyphy.model.likelihood import OddityTask, OddityTaskConfig
+from psyphy.model.noise import GaussianNoise
+
+import pm_psyphy as psy
+from pm_psyphy.linker import translate
+from pm_psyphy.psychophysics.oddity import log_incorrect
+from pm_psyphy.psychophysics.tensor import pt
+
+DIAG_TERM = 1e-4
+rows: list[tuple[str, str, str]] = []
+
+
+def report(what: str, found: str, target: str = "") -> None:
+    rows.append((what, found, target))
+    print(what, "|", found, "|", target, flush=True)
+
+
+def time_in_turn(functions: dict, repeats: int = 5) -> dict[str, float]:
+    times = {name: [] for name in functions}
+    for function in functions.values():
+        jax.block_until_ready(function())
+    for _ in range(repeats):
+        for name, function in functions.items():
+            begun = time.perf_counter()
+            jax.block_until_ready(function())
+            times[name].append(time.perf_counter() - begun)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def simulate(n: int, seed: int = 0, **settings) -> psy.Trials:
+    with pm.Model() as prior:
+        psy.WishartProcess("W", input_dim=2, **settings)
+    truth = psy.WishartProcess("truth", input_dim=2, weights=pm.draw(prior["W"], random_seed=4), diag_term=DIAG_TERM)
+    rng = np.random.default_rng(seed)
+    reference = rng.uniform(-0.75, 0.75, (n, 2))
+    comparison = psy.place_comparisons(truth, reference, rng.uniform(0.5, 4, n), random_seed=rng)
+    return psy.simulate_trials(truth, reference, comparison, random_seed=rng)
+
+
+def build(trials: psy.Trials, **settings) -> tuple[pm.Model, psy.WishartProcess]:
+    with pm.Model() as model:
+        field = psy.WishartProcess("W", input_dim=2, diag_term=DIAG_TERM, **settings)
+        stimuli = pm.Data("reference", trials.reference), pm.Data("comparison", trials.comparison)
+        psy.Oddity("correct", field, *stimuli, observed=pm.Data("response", trials.response))
+    return model, field
+
+
+def bench_psyphy() -> None:
+    trials = simulate(2000)
+    with pytensor.config.change_flags(floatX="float32"):
+        model, _ = build(trials)
+        ours = psy.compile_objective(model)
+        start = {name: jnp.asarray(value) for name, value in ours.start.items()}
+    data = ResponseData.from_arrays(np.stack([trials.reference, trials.comparison], axis=1), trials.response)
+    data = data.to_trial_data()
+    functions = {"ours": lambda: ours.value_and_grad(start)}
+    weights = {"W": jnp.asarray(psy_weights(ours), jnp.float32)}
+    for draws in (500, 2000):
+        task = OddityTask(config=OddityTaskConfig(num_samples=draws, bandwidth=1e-2))
+        theirs = WPPM(
+            input_dim=2, prior=Prior(input_dim=2, basis_degree=4, extra_embedding_dims=1), likelihood=task,
+            noise=GaussianNoise(), diag_term=DIAG_TERM,
+        )  # fmt: skip
+        gradient = jax.jit(jax.value_and_grad(lambda p, key, m=theirs: -m.log_posterior_from_data(p, data, key=key)))
+        functions[f"psyphy, {draws} draws"] = lambda g=gradient: g(weights, jax.random.key(0))
+    times = time_in_turn(functions, 3)
+    for draws, target in ((500, 100), (2000, 400)):
+        seconds = times[f"psyphy, {draws} draws"]
+        ratio = seconds / times["ours"]
+        report(
+            f"value and gradient, 2,000 trials, float32: pm_psyphy {times['ours'] * 1e3:.2f} ms, "
+            f"psyphy with {draws} draws {seconds * 1e3:.0f} ms",
+            f"{ratio:.0f} x faster",
+            f"≥ {target}" + ("" if ratio >= target else " (missed)"),
+        )
+
+
+def psy_weights(objective: psy.Objective) -> np.ndarray:
+    return np.asarray(objective.constrain(objective.start)["W"])
+
+
+def bench_fits() -> None:
+    trials = simulate(2000)
+    model, _ = build(trials)
+    begun = time.perf_counter()
+    psy.find_map(model, progressbar=False)
+    cold = time.perf_counter() - begun
+    fit = psy.find_map(model, progressbar=False)
+    report(
+        f"whole fit, 2,000 trials: loss {fit.loss:.2f}, {fit.n_steps} steps",
+        f"cold {cold:.1f} s, warm {fit.run_seconds:.2f} s",
+    )
+    theirs, seconds = fit_by_psyphy(trials, fit.objective)
+    ratio = seconds / fit.run_seconds
+    report(
+        f"psyphy's MAPOptimizer, 500 steps with 500 draws: exact loss reached {theirs:.2f}, {seconds:.0f} s",
+        f"{ratio:.0f} x the time of a warm fit that is {theirs - fit.loss:.0f} lower",
+        "≥ 300" + ("" if ratio >= 300 else " (missed)"),
+    )
+
+    hong = {"variance_scale": 3e-4}
+    model, _ = build(simulate(6000, **hong), **hong)
+    psy.find_map(model, progressbar=False)
+    fit = psy.find_map(model, progressbar=False)
+    missed = "" if fit.run_seconds < 2 else " (missed)"
+    report(f"6,000 trials at Hong et al.'s settings, {fit.n_steps} steps", f"{fit.run_seconds:.2f} s", f"< 2 s{missed}")
+
+
+def bench_many_trials() -> None:
+    # First of all: the peak of memory is that of the process so far.
+    model, _ = build(simulate(100_000))
+    begun = time.perf_counter()
+    fit = psy.find_map(model, progressbar=False)
+    seconds = time.perf_counter() - begun
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
+    report(
+        f"100,000 trials, compiled and fitted, {fit.n_steps} steps",
+        f"{seconds:.0f} s, peak of this process {peak:.2f} GB",
+        "< 60 s" + ("" if seconds < 60 else " (missed)") + ", < 1.5 GB" + ("" if peak < 1.5 else " (missed)"),
+    )
+
+
+def fit_by_psyphy(trials: psy.Trials, objective: psy.Objective) -> tuple[float, float]:
+    """Return the exact loss that psyphy's optimiser reaches from our start, and its seconds without compilation."""
+    from psyphy.inference import MAPOptimizer
+
+    task = OddityTask(config=OddityTaskConfig(num_samples=500, bandwidth=1e-2))
+    model = WPPM(
+        input_dim=2, prior=Prior(input_dim=2, basis_degree=4, extra_embedding_dims=1), likelihood=task,
+        noise=GaussianNoise(), diag_term=DIAG_TERM,
+    )  # fmt: skip
+    data = ResponseData.from_arrays(np.stack([trials.reference, trials.comparison], axis=1), trials.response)
+    weights = jnp.asarray(psy_weights(objective), jnp.float32)
+    seconds = {}
+    result = None
+    for steps in (2, 100):
+        begun = time.perf_counter()
+        optimizer = MAPOptimizer(steps=steps, learning_rate=5e-4)
+        result = optimizer.fit(model, data, init_params={"W": weights}, seed=0)
+        seconds[steps] = time.perf_counter() - begun
+    scale = objective.start["W_z"] / psy_weights(objective)
+    found = float(objective.value({"W_z": np.asarray(result.params["W"], float) * scale}))
+    return found, (seconds[100] - seconds[2]) / 98 * 500
+
+
+def bench_costs() -> None:
+    for d in (1, 2, 3):
+        x, s0, s1 = pt.matrix(shape=(None, d)), *(pt.tensor3(shape=(None, d, d)) for _ in range(2))
+        value = log_incorrect(x, s0, s1)
+        inputs = [x, s0, s1]
+        function = jax.jit(translate(inputs, [value, *pytensor.grad(value.sum(), inputs)]))
+        rng = np.random.default_rng(0)
+        costs = []
+        for n in (1_000, 30_000, 1_000_000) if d < 3 else (1_000, 30_000):
+            root = rng.normal(size=(n, d, d)) / 4 + np.eye(d)
+            a = root @ root.transpose(0, 2, 1)
+            difference = rng.normal(size=(n, d))
+            seconds = time_in_turn({"": lambda f=function, v=(difference, a, 1.2 * a): f(*v)}, 3)[""]
+            costs.append(f"{seconds / n * 1e6:.2f} us at {n:,}")
+        report(f"the oddity likelihood alone, value and gradient, D = {d}, a trial", ", ".join(costs))
+
+
+def bench_contours() -> None:
+    with pm.Model() as prior:
+        psy.WishartProcess("W", input_dim=2)
+    field = psy.WishartProcess("truth", input_dim=2, weights=pm.draw(prior["W"], random_seed=4))
+    grid = np.stack(np.meshgrid(*[np.linspace(-0.7, 0.7, 7)] * 2), axis=-1).reshape(-1, 2)
+    seconds = time_in_turn({"": lambda: psy.threshold_contours(None, field, grid).radii})[""]
+    contours = psy.threshold_contours(None, field, grid)
+    found = np.isfinite(contours.radii)
+    starts = np.broadcast_to(grid[:, None], contours.points.shape)[found]
+    p = psy.oddity_probability(field, starts, contours.points[found]).eval(mode="FAST_COMPILE")
+    report(
+        f"threshold contours, 49 references x 16 directions, largest error of P {np.max(np.abs(p - 2 / 3)):.0e}",
+        f"{seconds:.3f} s",
+        "< 0.1 s" + ("" if seconds < 0.1 else " (missed)"),
+    )
+
+
+def write() -> None:
+    lines = [
+        "# Benchmarks of the observer models",
+        "",
+        "Written by `.venv-peers/bin/python benchmarks/observers.py`, all figures from one run: psyphy "
+        f"{version('psyphy')}, JAX {jax.__version__}, PyMC {pm.__version__}, Python {platform.python_version()}, "
+        f"{jax.devices()[0].platform.upper()}.",
+        "",
+        "| what | found | target |",
+        "| --- | --- | --- |",
+        *(f"| {' | '.join(row)} |" for row in rows),
+        "",
+    ]
+    (Path(__file__).parents[1] / "docs" / "observers.md").write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    warnings.simplefilter("ignore")
+    for bench in (bench_many_trials, bench_contours, bench_costs, bench_psyphy, bench_fits):
+        bench()
+    write()
