@@ -26,6 +26,8 @@ examples: .venv/ready
 
 bench: .venv/ready .venv-peers/ready
 	$(PYTHON) benchmarks/run.py
+	.venv-peers/bin/python benchmarks/observers.py
+	$(PYTHON) benchmarks/accuracy.py
 
 lock:
 	uv pip compile -q --universal --generate-hashes --no-header --python-version 3.12 --no-emit-index-url \

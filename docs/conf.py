@@ -12,8 +12,8 @@ copyright = author
 version = release = installed_version("pm_psyphy")
 
 extensions = ["myst_parser", "numpydoc", "run_blocks", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
-exclude_patterns = ["_build"]
-myst_enable_extensions = ["deflist"]
+exclude_patterns = ["_build", "oddity_accuracy.md"]
+myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
 default_role = "py:obj"

@@ -2,8 +2,8 @@
 # # A whole field: 100,000 trials
 #
 # A 5 x 5 grid of references with 4,000 trials each, the size for which simulation needs a GPU and patience. The exact
-# likelihood takes it on a laptop's processor, in blocks of trials that stay in its cache. That takes some two minutes on
-# two cores; for a quick look, give a smaller number of trials: `python examples/wppm_field.py 400`.
+# likelihood takes it on a laptop's processor, in blocks of trials that stay in its cache. That takes some two minutes
+# on two cores; for a quick look, give a smaller number of trials: `python examples/wppm_field.py 400`.
 
 # %%
 import sys

@@ -169,7 +169,7 @@ def check_points(x: Any, input_dim: int) -> Any:
             f"Points have shape {shape}, the field has {input_dim} dimensions. "
             f"Pass an array of shape (..., {input_dim})."
         )
-    advice = "Rescale the stimuli to it."
+    advice = "Rescale the stimuli to it, as Trials does given a domain."
     if known is not None:
         outside = np.argwhere(~(np.abs(known) <= 1 + MARGIN))
         if len(outside):
