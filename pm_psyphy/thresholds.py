@@ -9,8 +9,7 @@ import jax
 import numpy as np
 import pytensor
 from pytensor.graph.traversal import walk
-from scipy import special, stats
-from scipy.optimize import elementwise
+from scipy import special
 
 from pm_psyphy.linker import translate
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
@@ -199,6 +198,8 @@ def spread_directions(input_dim: int, n: int) -> np.ndarray:
         angle = np.pi * (3 - np.sqrt(5)) * np.arange(n)
         width = np.sqrt(1 - height**2)
         return np.stack([width * np.cos(angle), width * np.sin(angle), height], axis=1)
+    from scipy import stats  # slow to import
+
     sobol = stats.qmc.MultivariateNormalQMC(np.zeros(input_dim), rng=np.random.default_rng(0))
     return _normalise(sobol.random(2 ** int(np.ceil(np.log2(max(n, 2)))))[:n])
 
@@ -321,6 +322,8 @@ def _find_first_root(exceed: Callable, guess: np.ndarray, longest: np.ndarray) -
             break
     if not found.any():
         return high
+    from scipy.optimize import elementwise  # slow to import
+
     flat = np.flatnonzero(found)
 
     def exceed_at(radius, index):

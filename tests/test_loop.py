@@ -168,7 +168,7 @@ def test_importing_changes_no_global_state():
     script = """
 import logging, os, warnings
 before = dict(os.environ), list(logging.root.handlers), logging.root.level, list(warnings.filters)
-import jax, optax, pymc, scipy.special  # SciPy adds a filter for a warning of its own
+import jax, optax, pymc, scipy.optimize, scipy.special  # SciPy adds filters of its own
 loggers = logging.Logger.manager.loggerDict
 handlers = {name: (list(getattr(l, "handlers", [])), getattr(l, "level", 0)) for name, l in loggers.items()}
 filters, x64 = list(warnings.filters), jax.config.jax_enable_x64
