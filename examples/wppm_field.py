@@ -61,7 +61,7 @@ print(f"{name} in {time.perf_counter() - begun:.0f} s")
 # %%
 everywhere = np.stack(np.meshgrid(*[np.linspace(-0.75, 0.75, 7)] * 2), axis=-1).reshape(-1, 2)
 expected = truth.covariance(everywhere).eval()
-fig, axes = plt.subplots(1, 2, figsize=(10, 5.2), layout="constrained")
+fig, axes = plt.subplots(1, 2, figsize=(10, 5.8), layout="constrained")
 for ax, (name, fit) in zip(axes, fits.items(), strict=True):
     assert fit.converged
     estimate = fit.evaluate(field.covariance(everywhere))
