@@ -13,6 +13,7 @@ CURVATURE = 0.9
 MAX_TRIALS = 20
 MAX_IDLE = 5
 SMALL = 64
+# So many numbers may all pairs hold, unless that is fewer than 30 pairs or more than 150.
 STORED = 100_000
 
 

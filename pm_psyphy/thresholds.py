@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytensor
+import xarray as xr
 from pytensor.graph.traversal import walk
 from scipy import special
 
@@ -16,6 +17,7 @@ from pm_psyphy.psychophysics.oddity import oddity_log_odds
 from pm_psyphy.psychophysics.tensor import pt
 from pm_psyphy.psychophysics.trials import Domain
 from pm_psyphy.psychophysics.wishart import WishartProcess, check_points
+from pm_psyphy.result import MAPResult
 from pm_psyphy.rows import RUN_ONCE
 
 # Where a first crossing is looked for, in units of the distance at which a locally constant field would have it.
@@ -267,10 +269,10 @@ def _read_field(fit: Any, field: WishartProcess) -> tuple[Any, Any, bool]:
             "Declare a WishartProcess with the weights of one observer."
         )
     expressions = [pt.as_tensor(field.weights), pt.as_tensor(field.diag_term)]
-    if fit is None or hasattr(fit, "evaluate"):
+    if fit is None or isinstance(fit, MAPResult):
         values: Any = pytensor.function([], expressions, mode=RUN_ONCE)() if fit is None else fit.evaluate(expressions)
         return [values[0]], [values[1]], False
-    if hasattr(fit, "children"):
+    if isinstance(fit, xr.DataTree):
         posterior = fit["posterior"].dataset
         stacked = posterior.stack(sample=("chain", "draw")).transpose("sample", ...)
         fit = {str(name): stacked[name].to_numpy() for name in posterior.data_vars}

@@ -14,6 +14,7 @@ from pm_psyphy.linker import ROWS_OF_BLOCK, translate
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.oddity_plane import plane_op
 from pm_psyphy.psychophysics.oddity_space import space_op
+from pm_psyphy.rows import RowFunction, RowValue
 
 
 def compile_log_incorrect(d, nodes=None, gradient=False):
@@ -143,6 +144,26 @@ def test_the_default_rule_keeps_its_word(d, distance, tolerance, spread):
     assert np.quantile(np.abs(found - exact), 0.95) < tolerance
     log_p = [np.log1p(-np.exp(v)) for v in (found, exact)]
     assert np.quantile(np.abs(log_p[0] - log_p[1]), 0.95) < tolerance
+
+
+@pytest.mark.parametrize("distance", [0.5, 2.0, 4.0])
+def test_covariances_of_very_different_size_are_no_trap(distance):
+    # Variances that differ up to a thousandfold: the rule may err a little, but not so much that a search hides in it.
+    rng = np.random.default_rng(13)
+    s0, s1 = draw_covariances(rng, 300, 2, 1000.0)
+    difference = draw_differences(rng, s0, distance)
+    exact = compile_log_incorrect(2, (96, 64))(difference, s0, s1)
+    assert np.max(np.abs(compile_log_incorrect(2)(difference, s0, s1) - exact)) < 0.05
+
+
+def test_a_value_alone_is_left_to_numpy_by_numba():
+    difference, s0 = pt.matrix("difference", shape=(None, 2)), pt.tensor3("s0", shape=(None, 2, 2))
+    function = pytensor.function([difference, s0], log_incorrect(difference, s0, s0), mode="NUMBA")
+    ops = [type(node.op) for node in function.maker.fgraph.apply_nodes]
+    assert RowValue in ops
+    assert RowFunction not in ops
+    arguments = np.full((3, 2), 0.2), np.stack([np.eye(2)] * 3)
+    np.testing.assert_allclose(function(*arguments), compile_log_incorrect(2)(*arguments, arguments[1]), rtol=1e-10)
 
 
 @pytest.mark.parametrize("d", [1, 2, 3])

@@ -1,4 +1,4 @@
-"""Probabilities by their logarithms, right in both tails: clip nothing, and every gradient is finite."""
+"""The normal distribution by the logarithm of its probabilities, right in both tails, with finite gradients."""
 
 from typing import Any
 
@@ -31,15 +31,3 @@ def log_normal_cdf(z: Any) -> Any:
     tail, centre = pt.switch(is_tail, z, -1.0), pt.switch(is_tail, -1.0, z)
     in_tail = pt.log(0.5 * pt.erfcx(-SQRT_HALF * tail)) - 0.5 * tail**2
     return pt.switch(is_tail, in_tail, pt.log1p(-0.5 * pt.erfc(SQRT_HALF * centre)))
-
-
-def log_complement(log_p: Any) -> Any:
-    """Return log(1 - p) from log p < 0."""
-    is_small = log_p < -np.log(2)
-    small, large = pt.switch(is_small, log_p, -1.0), pt.switch(is_small, -0.5, log_p)
-    return pt.switch(is_small, pt.log1p(-pt.exp(small)), pt.log(-pt.expm1(large)))
-
-
-def log_subtract(larger: Any, smaller: Any) -> Any:
-    """Return log(p - q) from log p > log q."""
-    return larger + log_complement(smaller - larger)

@@ -13,7 +13,6 @@ same three stimuli, T = 3 I - 3/4 S.
 from functools import partial
 from typing import Any
 
-from pm_psyphy.psychophysics.logarithms import log_complement
 from pm_psyphy.psychophysics.oddity_line import line_op
 from pm_psyphy.psychophysics.oddity_plane import plane_op
 from pm_psyphy.psychophysics.oddity_space import space_op
@@ -110,7 +109,7 @@ def oddity_log_odds(field: Any, reference: Any, comparison: Any, *, nodes: tuple
     """
     s0, s1 = as_tensor(field.covariance(reference)), as_tensor(field.covariance(comparison))
     log_q = log_incorrect(as_tensor(comparison) - as_tensor(reference), s0, s1, nodes)
-    return log_complement(log_q) - log_q
+    return pt.log1mexp(log_q) - log_q
 
 
 def log_incorrect(difference: Any, s0: Any, s1: Any, nodes: tuple[int, ...] | None = None) -> Any:

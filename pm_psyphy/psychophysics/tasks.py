@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pymc as pm
 
-from pm_psyphy.psychophysics.logarithms import log_complement, log_normal_cdf, log_subtract
+from pm_psyphy.psychophysics.logarithms import log_normal_cdf
 from pm_psyphy.psychophysics.tensor import as_tensor, pt
 
 SQRT2, SQRT6 = float(np.sqrt(2)), float(np.sqrt(6))
@@ -73,7 +73,7 @@ def add_lapses(log_odds: Any, chance: float, lapse_rate: Any) -> Any:
     log_q = -pt.softplus(log_odds)
     lapse_rate = as_tensor(lapse_rate)
     log_q = pt.logaddexp(pt.log(lapse_rate), pt.log1p(-lapse_rate / (1 - chance)) + log_q)
-    return log_complement(log_q) - log_q
+    return pt.log1mexp(log_q) - log_q
 
 
 def discriminability(field: Any, reference: Any, comparison: Any) -> Any:
@@ -125,9 +125,9 @@ def mafc_log_odds(d_prime: Any, m: int = 2, *, nodes: int = 49) -> Any:
     grid = np.linspace(-9.0, 9.0, nodes)
     x = d[..., None] / 2 + grid
     log_density = -0.5 * (x - d[..., None]) ** 2 - 0.5 * np.log(2 * np.pi) + np.log(grid[1] - grid[0])
-    log_miss = log_complement(pt.minimum((m - 1) * log_normal_cdf(x), -1e-300))
+    log_miss = pt.log1mexp(pt.minimum((m - 1) * log_normal_cdf(x), -1e-300))
     log_q = pt.logsumexp(log_density + log_miss, axis=-1)
-    return log_complement(log_q) - log_q
+    return pt.log1mexp(log_q) - log_q
 
 
 def match_to_sample_log_odds(d_prime: Any, *, strategy: str = "differencing") -> Any:
@@ -179,7 +179,7 @@ def same_different_log_odds(d_prime: Any, criterion: Any) -> Any:
     """
     d, tau = as_tensor(d_prime), as_tensor(criterion)
     log_p = pt.logaddexp(log_normal_cdf((d - tau) / SQRT2), log_normal_cdf((-d - tau) / SQRT2))
-    log_q = log_subtract(log_normal_cdf((tau - d) / SQRT2), log_normal_cdf((-tau - d) / SQRT2))
+    log_q = pm.math.logdiffexp(log_normal_cdf((tau - d) / SQRT2), log_normal_cdf((-tau - d) / SQRT2))
     return log_p - log_q
 
 
@@ -224,7 +224,7 @@ def tanh_log_odds(distance: Any, slope: Any, *, at_zero: float) -> Any:
     TensorVariable
     """
     log_q = np.log(2 * (1 - at_zero)) - pt.softplus(2 * slope * as_tensor(distance))
-    return log_complement(log_q) - log_q
+    return pt.log1mexp(log_q) - log_q
 
 
 def _safe_sqrt(square: Any) -> Any:
