@@ -19,6 +19,7 @@ from psyphy.data.dataset import ResponseData
 from psyphy.model import WPPM, Prior
 from psyphy.model.likelihood import OddityTask, OddityTaskConfig
 from psyphy.model.noise import GaussianNoise
+from timing import time_in_turn
 
 import pm_psyphy as psy
 from pm_psyphy.linker import translate
@@ -32,18 +33,6 @@ rows: list[tuple[str, str, str]] = []
 def report(what: str, found: str, target: str = "") -> None:
     rows.append((what, found, target))
     print(what, "|", found, "|", target, flush=True)
-
-
-def time_in_turn(functions: dict, repeats: int = 5) -> dict[str, float]:
-    times = {name: [] for name in functions}
-    for function in functions.values():
-        jax.block_until_ready(function())
-    for _ in range(repeats):
-        for name, function in functions.items():
-            begun = time.perf_counter()
-            jax.block_until_ready(function())
-            times[name].append(time.perf_counter() - begun)
-    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def simulate(n: int, seed: int = 0, **settings) -> psy.Trials:
@@ -185,7 +174,7 @@ def bench_contours() -> None:
         psy.WishartProcess("W", input_dim=2)
     field = psy.WishartProcess("truth", input_dim=2, weights=pm.draw(prior["W"], random_seed=4))
     grid = np.stack(np.meshgrid(*[np.linspace(-0.7, 0.7, 7)] * 2), axis=-1).reshape(-1, 2)
-    seconds = time_in_turn({"": lambda: psy.threshold_contours(None, field, grid).radii})[""]
+    seconds = time_in_turn({"": lambda: psy.threshold_contours(None, field, grid).radii}, 5)[""]
     contours = psy.threshold_contours(None, field, grid)
     found = np.isfinite(contours.radii)
     starts = np.broadcast_to(grid[:, None], contours.points.shape)[found]

@@ -20,6 +20,7 @@ import pymc as pm
 from models import CASES, logistic
 from rich.console import Console
 from rich.progress import track
+from timing import time_in_turn
 
 import pm_psyphy as psy
 from pm_psyphy.loop import Settings, get_loop, run_chunks
@@ -29,19 +30,6 @@ ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"
 
 type Row = tuple[str, str, str, str]
-
-
-def time_in_turn(functions: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Call the functions in turn, so that all meet the same noise, and return the median seconds of each."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for function in functions.values():
-        jax.block_until_ready(function())
-    for _ in range(repeats):
-        for name, function in functions.items():
-            begun = time.perf_counter()
-            jax.block_until_ready(function())
-            times[name].append(time.perf_counter() - begun)
-    return {name: float(np.median(values)) for name, values in times.items()}
 
 
 def show(seconds: float) -> str:

@@ -62,7 +62,7 @@ def plot_ellipses(
     roots = np.linalg.cholesky(covariances[known])
     middles = np.broadcast_to(centers, (*covariances.shape[:-2], 2))[known]
     outlines = middles[:, None] + scale * np.swapaxes(roots @ circle, -1, -2)
-    color = style.pop("color", None) or ax._get_lines.get_next_color()  # type: ignore[attr-defined]
+    color = style.pop("color", None) or _take_color(ax)
     if filled:
         artist = PolyCollection(list(outlines), facecolors=color, **{"alpha": 0.35, "edgecolors": "none"} | style)
     else:
@@ -154,7 +154,7 @@ def plot_contours(
     if band is not None and not 0 < band < 1:
         raise ValueError(f"band is {band}. Pass a share between 0 and 1.")
     ax = _find_axes(ax)
-    color = style.pop("color", None) or ax._get_lines.get_next_color()  # type: ignore[attr-defined]
+    color = style.pop("color", None) or _take_color(ax)
     if contours.radii.ndim == 3:
         share = 0.9 if band is None else band
         outer, inner = (_close(contours.quantile(q).points) for q in (0.5 + share / 2, 0.5 - share / 2))
@@ -211,7 +211,7 @@ def plot_psychometric(
     if x.shape != response.shape or x.ndim != 1 or not len(x):
         raise ValueError(f"x has shape {x.shape}, response {response.shape}. Pass (N,) each, with at least one trial.")
     ax = _find_axes(ax)
-    color = style.pop("color", None) or ax._get_lines.get_next_color()  # type: ignore[attr-defined]
+    color = style.pop("color", None) or _take_color(ax)
     levels, group = np.unique(x, return_inverse=True)
     if len(levels) > bins:
         edges = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1]))
@@ -304,6 +304,13 @@ def plot_trials(trials: Trials, *, restore: bool = True, ax: Axes | None = None)
 
 def _find_axes(ax: Axes | None) -> Axes:
     return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _take_color(ax: Axes) -> Any:
+    """Return the next color of the cycle."""
+    (line,) = ax.plot([], [])
+    line.remove()
+    return line.get_color()
 
 
 def _close(points: np.ndarray) -> np.ndarray:

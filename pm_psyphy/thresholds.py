@@ -13,9 +13,9 @@ from pytensor.graph.traversal import walk
 from scipy import special
 
 from pm_psyphy.linker import translate
+from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
 from pm_psyphy.psychophysics.tensor import pt
-from pm_psyphy.psychophysics.trials import Domain
 from pm_psyphy.psychophysics.wishart import WishartProcess, check_points
 from pm_psyphy.result import MAPResult
 from pm_psyphy.rows import RUN_ONCE

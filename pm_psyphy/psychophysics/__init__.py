@@ -5,6 +5,7 @@ from pm_psyphy.psychophysics.comparison import (
     bures_similarity,
     bures_wasserstein_distance,
 )
+from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.oddity import Oddity, oddity_log_odds, oddity_probability
 from pm_psyphy.psychophysics.oddity_simulated import simulated_oddity_log_odds
 from pm_psyphy.psychophysics.psychometric import (
@@ -15,6 +16,7 @@ from pm_psyphy.psychophysics.psychometric import (
     psychometric_log_odds,
     weber_fraction,
 )
+from pm_psyphy.psychophysics.simulation import place_comparisons, simulate_trials
 from pm_psyphy.psychophysics.tasks import (
     Response,
     discriminability,
@@ -24,7 +26,7 @@ from pm_psyphy.psychophysics.tasks import (
     tanh_log_odds,
     yes_no_log_odds,
 )
-from pm_psyphy.psychophysics.trials import Domain, Trials, place_comparisons, simulate_trials
+from pm_psyphy.psychophysics.trials import Trials
 from pm_psyphy.psychophysics.wishart import WishartProcess
 
 __all__ = [

@@ -7,61 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from pm_psyphy.psychophysics.oddity import oddity_log_odds
-from pm_psyphy.psychophysics.tasks import add_lapses
-from pm_psyphy.psychophysics.tensor import as_tensor, pt
+from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.wishart import MARGIN
-from pm_psyphy.rows import RUN_ONCE
 
 RESPONSES = {"0": 0, "1": 1, "false": 0, "true": 1, "incorrect": 0, "correct": 1}
-
-
-@dataclass(frozen=True, eq=False)
-class Domain:
-    """A box of the stimulus space, which models see as [-1, 1]^D.
-
-    Attributes
-    ----------
-    low, high : ndarray, (D,)
-        In stimulus units.
-
-    Examples
-    --------
-    >>> domain = Domain([0, 10], [1, 20])
-    >>> domain.rescale([0.5, 20])
-    array([0., 1.])
-    >>> domain.restore([0, 1])
-    array([ 0.5, 20. ])
-    """
-
-    low: np.ndarray
-    high: np.ndarray
-
-    def __post_init__(self):
-        for name in ("low", "high"):
-            object.__setattr__(self, name, np.atleast_1d(np.asarray(getattr(self, name), float)))
-        if self.low.ndim != 1 or self.low.shape != self.high.shape or not np.all(self.low < self.high):
-            raise ValueError(
-                f"The domain goes from {self.low} to {self.high}. Pass a lower and a higher end for each D."
-            )
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Domain) and np.array_equal([self.low, self.high], [other.low, other.high])
-
-    __hash__ = None  # type: ignore[assignment]
-
-    def rescale(self, x: Any) -> np.ndarray:
-        """Return points (..., D) in [-1, 1]^D, from stimulus units."""
-        return (2 * np.asarray(x, float) - self.low - self.high) / (self.high - self.low)
-
-    def restore(self, x: Any) -> np.ndarray:
-        """Return points (..., D) in stimulus units, from [-1, 1]^D."""
-        return (np.asarray(x, float) * (self.high - self.low) + self.low + self.high) / 2
-
-    def restore_covariance(self, covariance: Any) -> np.ndarray:
-        """Return covariances (..., D, D) in stimulus units squared."""
-        scale = (self.high - self.low) / 2
-        return np.asarray(covariance, float) * scale[:, None] * scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,72 +187,6 @@ class Trials:
         prefix = "column_"
         columns = {name.removeprefix(prefix): values for name, values in held.items() if name.startswith(prefix)}
         return cls(held["reference"], held["comparison"], held["response"], Domain(held["low"], held["high"]), columns)
-
-
-def simulate_trials(
-    field: Any,
-    reference: Any,
-    comparison: Any,
-    *,
-    task: Callable[[Any, Any, Any], Any] = oddity_log_odds,
-    chance: float = 1 / 3,
-    lapse_rate: float = 0.0,
-    domain: Domain | None = None,
-    columns: Mapping[str, Any] | None = None,
-    random_seed: Any = None,
-) -> Trials:
-    """Draw the responses of an observer whose field is known.
-
-    Parameters
-    ----------
-    field : WishartProcess
-        With known weights; anything with ``covariance(x)`` will do.
-    reference, comparison : array, (N, D)
-        In [-1, 1]; see `place_comparisons`.
-    task : callable
-        Takes field, reference and comparison, returns the log-odds of a response 1. For a two-alternative task:
-        ``lambda *stimuli: mafc_log_odds(discriminability(*stimuli))``, with ``chance=1/2``.
-    chance, lapse_rate : float
-        See `Response`.
-    domain : Domain, optional
-        What -1 and 1 mean in stimulus units.
-    columns : dict of str to array, (N,), optional
-    random_seed : int or numpy.random.Generator, optional
-
-    Returns
-    -------
-    Trials
-    """
-    reference, comparison = _to_points(reference, "reference", str), _to_points(comparison, "comparison", str)
-    p = pt.sigmoid(add_lapses(task(field, reference, comparison), chance, lapse_rate)).eval(mode=RUN_ONCE)
-    response = (np.random.default_rng(random_seed).random(len(p)) < p).astype(int)
-    trials = Trials.from_arrays(reference, comparison, response, columns=columns)
-    return replace(trials, domain=domain) if domain is not None else trials
-
-
-def place_comparisons(field: Any, reference: Any, distance: Any, *, random_seed: Any = None) -> np.ndarray:
-    """Return comparisons at given distances from their references, in random directions.
-
-    Parameters
-    ----------
-    field : WishartProcess
-        With known weights; anything with ``covariance(x)`` will do.
-    reference : array, (N, D)
-        In [-1, 1].
-    distance : float or array, (N,)
-        Mahalanobis distance d' in the reference's covariance.
-    random_seed : int or numpy.random.Generator, optional
-
-    Returns
-    -------
-    ndarray, (N, D)
-        Moved to the border of [-1, 1]^D where they would be beyond.
-    """
-    reference = np.asarray(reference, float)
-    direction = np.random.default_rng(random_seed).normal(size=reference.shape)
-    direction *= np.broadcast_to(distance, len(reference))[:, None] / np.linalg.norm(direction, axis=1, keepdims=True)
-    root = np.linalg.cholesky(as_tensor(field.covariance(reference)).eval(mode=RUN_ONCE))
-    return np.clip(reference + np.einsum("nij,nj->ni", root, direction), -1, 1)
 
 
 def _make_trials(reference, comparison, response, domain, columns, name_row: Callable[[int], str]) -> Trials:

@@ -1,0 +1,80 @@
+"""A known field in; the trials of an observer who has it come out."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pm_psyphy.psychophysics.domain import Domain
+from pm_psyphy.psychophysics.oddity import oddity_log_odds
+from pm_psyphy.psychophysics.tasks import add_lapses
+from pm_psyphy.psychophysics.tensor import as_tensor, pt
+from pm_psyphy.psychophysics.trials import Trials
+from pm_psyphy.rows import RUN_ONCE
+
+
+def simulate_trials(
+    field: Any,
+    reference: Any,
+    comparison: Any,
+    *,
+    task: Callable[[Any, Any, Any], Any] = oddity_log_odds,
+    chance: float = 1 / 3,
+    lapse_rate: float = 0.0,
+    domain: Domain | None = None,
+    columns: Mapping[str, Any] | None = None,
+    random_seed: Any = None,
+) -> Trials:
+    """Draw the responses of an observer whose field is known.
+
+    Parameters
+    ----------
+    field : WishartProcess
+        With known weights; anything with ``covariance(x)`` will do.
+    reference, comparison : array, (N, D)
+        In [-1, 1]; see `place_comparisons`.
+    task : callable
+        Takes field, reference and comparison, returns the log-odds of a response 1. For a two-alternative task:
+        ``lambda *stimuli: mafc_log_odds(discriminability(*stimuli))``, with ``chance=1/2``.
+    chance, lapse_rate : float
+        See `Response`.
+    domain : Domain, optional
+        What -1 and 1 mean in stimulus units.
+    columns : dict of str to array, (N,), optional
+    random_seed : int or numpy.random.Generator, optional
+
+    Returns
+    -------
+    Trials
+    """
+    reference, comparison = np.asarray(reference, float), np.asarray(comparison, float)
+    p = pt.sigmoid(add_lapses(task(field, reference, comparison), chance, lapse_rate)).eval(mode=RUN_ONCE)
+    response = (np.random.default_rng(random_seed).random(len(p)) < p).astype(int)
+    trials = Trials.from_arrays(reference, comparison, response, columns=columns)
+    return replace(trials, domain=domain) if domain is not None else trials
+
+
+def place_comparisons(field: Any, reference: Any, distance: Any, *, random_seed: Any = None) -> np.ndarray:
+    """Return comparisons at given distances from their references, in random directions.
+
+    Parameters
+    ----------
+    field : WishartProcess
+        With known weights; anything with ``covariance(x)`` will do.
+    reference : array, (N, D)
+        In [-1, 1].
+    distance : float or array, (N,)
+        Mahalanobis distance d' in the reference's covariance.
+    random_seed : int or numpy.random.Generator, optional
+
+    Returns
+    -------
+    ndarray, (N, D)
+        Moved to the border of [-1, 1]^D where they would be beyond.
+    """
+    reference = np.asarray(reference, float)
+    direction = np.random.default_rng(random_seed).normal(size=reference.shape)
+    direction *= np.broadcast_to(distance, len(reference))[:, None] / np.linalg.norm(direction, axis=1, keepdims=True)
+    root = np.linalg.cholesky(as_tensor(field.covariance(reference)).eval(mode=RUN_ONCE))
+    return np.clip(reference + np.einsum("nij,nj->ni", root, direction), -1, 1)
