@@ -13,7 +13,7 @@ CURVATURE = 0.9
 MAX_TRIALS = 20
 MAX_IDLE = 5
 SMALL = 64
-# So many numbers may all pairs hold, unless that is fewer than 30 pairs or more than 150.
+# So many numbers may all pairs hold, unless that is fewer than 30 pairs.
 STORED = 100_000
 
 
@@ -72,8 +72,9 @@ def lbfgs(memory_size: int | None = None) -> optax.GradientTransformationExtraAr
     Parameters
     ----------
     memory_size : int, optional
-        Number of pairs m that are kept, at most P; they take 2 m P numbers. Default: as many as make 100,000 numbers,
-        but 30 to 150. With m = P it is BFGS, which takes fewer steps where parameters are badly scaled.
+        Number of pairs m that are kept; they take 2 m P numbers. Default: as many as make 100,000 numbers, at least 30,
+        at most 2 P. With as many as there are steps it is BFGS, which takes the fewest steps where parameters are badly
+        scaled.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def lbfgs(memory_size: int | None = None) -> optax.GradientTransformationExtraAr
 
     def init(params: Any) -> Any:
         zeros = jnp.zeros_like(params)
-        m = min(memory_size or min(max(STORED // max(2 * params.size, 1), 30), 150), params.size)
+        m = memory_size or min(max(STORED // max(2 * params.size, 1), 30), 2 * params.size)
         line = Line(*[0.0] * len(Line._fields))._replace(value=jnp.inf, high=jnp.inf, scale=1.0)
         square = jnp.zeros((m + 1, m + 1), params.dtype)
         return LBFGSState(
@@ -130,7 +131,7 @@ def lbfgs(memory_size: int | None = None) -> optax.GradientTransformationExtraAr
         steepest = -grad / jnp.maximum(1.0, length)
         new_slope = jnp.where(sound, quasi_slope, -length * jnp.minimum(length, 1.0))
         new_value = jnp.where(accepted, value, line.value)
-        is_idle = value >= line.value - 2 * jnp.finfo(value.dtype).eps * jnp.abs(line.value)
+        is_idle = (value >= line.value - 2 * jnp.finfo(value.dtype).eps * jnp.abs(line.value)) & (length >= line.length)
         n_idle = jnp.where(is_idle, line.n_idle + 1, 0)
         turned = Line(
             value=new_value, length=length, slope=new_slope, stepsize=1.0,
@@ -173,7 +174,8 @@ def _pack(line: Line, dtype: Any) -> jax.Array:
 
 def _is_decrease(line: Line, value, slope):
     armijo = value <= line.value + SUFFICIENT_DECREASE * line.stepsize * line.slope
-    rounding = 10 * jnp.finfo(value.dtype).eps * jnp.abs(line.value)
+    # A sum of terms that are computed with condition numbers up to a thousand errs by so much.
+    rounding = jnp.finfo(value.dtype).eps ** 0.8 * jnp.abs(line.value)
     approximate = (value <= line.value + rounding) & (slope <= (2 * SUFFICIENT_DECREASE - 1) * line.slope)
     return armijo | approximate
 
