@@ -13,6 +13,7 @@ from pytensor.graph.traversal import walk
 from scipy import special
 
 from pm_psyphy.linker import translate
+from pm_psyphy.psychophysics.covariances import check_covariances
 from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
 from pm_psyphy.psychophysics.tensor import pt
@@ -142,7 +143,7 @@ def threshold_contours(
     Raises
     ------
     ValueError
-        If the criterion is out of range or a reference outside the domain.
+        If the criterion is out of range, a reference outside the domain, or its covariance singular.
     """
     if not chance < criterion < 1 - lapse_rate:
         raise ValueError(
@@ -166,7 +167,7 @@ def threshold_contours(
             return log_odds.reshape(longest.shape) - special.logit(p)
 
         _, covariances = evaluate(weights, diag_term, references, references)
-        return _find_first_root(exceed, _guess(covariances, directions, p), longest)
+        return _find_first_root(exceed, _guess(check_covariances(covariances), directions, p), longest)
 
     radii = [find(*pair) for pair in zip(weights, diag_term, strict=True)]
     radii = np.stack(radii) if has_draws else radii[0]

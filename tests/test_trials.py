@@ -123,3 +123,19 @@ def test_simulated_responses_have_the_probability_of_their_task(task, chance):
     clean = 1 / (1 + np.exp(-np.asarray(task(field, reference[:1], comparison[:1]).eval())[0]))
     p = chance + (1 - chance - lapse_rate) * (clean - chance) / (1 - chance)
     assert abs(trials.response.mean() - p) < 4 * np.sqrt(p * (1 - p) / n)
+
+
+@pytest.mark.parametrize("weights", [np.zeros((2, 2)), np.ones((2, 2))])
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda field, x: psy.simulate_trials(field, x, x + 0.1),
+        lambda field, x: psy.place_comparisons(field, x, 1.0),
+        lambda field, x: psy.threshold_contours(None, field, x),
+    ],
+)
+def test_a_singular_covariance_is_an_error(use, weights):
+    settings = {"basis_degree": 0, "extra_dims": 0, "diag_term": 0}
+    field = psy.WishartProcess("W", input_dim=2, weights=weights[None, None], **settings)
+    with pytest.raises(ValueError, match=r"covariance at index \(0,\) is singular.* diag_term > 0"):
+        use(field, np.zeros((3, 2)))

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from pm_psyphy.psychophysics.covariances import check_covariances
+
 
 def bures_wasserstein_distance(a: Any, b: Any) -> np.ndarray:
     r"""Return the Bures-Wasserstein distance of covariance matrices.
@@ -27,7 +29,7 @@ def bures_wasserstein_distance(a: Any, b: Any) -> np.ndarray:
     >>> bures_wasserstein_distance([[4.0]], [[1.0]])
     np.float64(1.0)
     """
-    a, b = _check(a), _check(b)
+    a, b = check_covariances(a), check_covariances(b)
     square = _trace(a) + _trace(b) - 2 * _fidelity(a, b)
     return np.sqrt(np.maximum(square, 0))
 
@@ -54,7 +56,7 @@ def bures_similarity(a: Any, b: Any) -> np.ndarray:
     >>> bures_similarity([[4.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 4.0]])
     np.float64(0.8)
     """
-    a, b = _check(a), _check(b)
+    a, b = check_covariances(a), check_covariances(b)
     return np.minimum(_fidelity(a, b) / np.sqrt(_trace(a) * _trace(b)), 1.0)
 
 
@@ -80,7 +82,7 @@ def affine_invariant_distance(a: Any, b: Any) -> np.ndarray:
     >>> affine_invariant_distance([[1.0]], [[np.e**2]])
     np.float64(2.0)
     """
-    a, b = _check(a), _check(b)
+    a, b = check_covariances(a), check_covariances(b)
     root = np.linalg.cholesky(a)
     half = np.linalg.solve(root, b)
     whitened = np.linalg.solve(root, np.swapaxes(half, -1, -2))
@@ -95,16 +97,3 @@ def _fidelity(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def _trace(a: np.ndarray) -> np.ndarray:
     return np.trace(a, axis1=-2, axis2=-1)
-
-
-def _check(a: Any) -> np.ndarray:
-    a = np.asarray(a, float)
-    if a.ndim < 2 or a.shape[-1] != a.shape[-2]:
-        raise ValueError(f"Covariances have shape {a.shape}. Pass (..., D, D).")
-    lowest = np.linalg.eigvalsh(a)[..., 0] if np.isfinite(a).all() else np.full(a.shape[:-2], np.nan)
-    bad = np.argwhere(np.atleast_1d(~(lowest > 0)))
-    if len(bad):
-        raise ValueError(
-            f"The covariance at index {tuple(map(int, bad[0]))} is singular or not finite. Pass positive definite ones."
-        )
-    return a

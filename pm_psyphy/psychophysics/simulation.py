@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pm_psyphy.psychophysics.covariances import check_covariances
 from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
 from pm_psyphy.psychophysics.tasks import add_lapses
@@ -47,8 +48,15 @@ def simulate_trials(
     Returns
     -------
     Trials
+
+    Raises
+    ------
+    ValueError
+        If a stimulus is outside the field's domain, or the covariance there is singular.
     """
     reference, comparison = np.asarray(reference, float), np.asarray(comparison, float)
+    for points in (reference, comparison):
+        _evaluate(field, points)
     p = pt.sigmoid(add_lapses(task(field, reference, comparison), chance, lapse_rate)).eval(mode=RUN_ONCE)
     response = (np.random.default_rng(random_seed).random(len(p)) < p).astype(int)
     trials = Trials.from_arrays(reference, comparison, response, columns=columns)
@@ -72,9 +80,18 @@ def place_comparisons(field: Any, reference: Any, distance: Any, *, random_seed:
     -------
     ndarray, (N, D)
         Moved to the border of [-1, 1]^D where they would be beyond.
+
+    Raises
+    ------
+    ValueError
+        If a reference is outside the field's domain, or the covariance there is singular.
     """
     reference = np.asarray(reference, float)
     direction = np.random.default_rng(random_seed).normal(size=reference.shape)
     direction *= np.broadcast_to(distance, len(reference))[:, None] / np.linalg.norm(direction, axis=1, keepdims=True)
-    root = np.linalg.cholesky(as_tensor(field.covariance(reference)).eval(mode=RUN_ONCE))
+    root = np.linalg.cholesky(_evaluate(field, reference))
     return np.clip(reference + np.einsum("nij,nj->ni", root, direction), -1, 1)
+
+
+def _evaluate(field: Any, points: np.ndarray) -> np.ndarray:
+    return check_covariances(as_tensor(field.covariance(points)).eval(mode=RUN_ONCE))
