@@ -30,7 +30,7 @@ from pm_psyphy.psychophysics import oddity_plane
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.tensor import pt
 
-DIAG_TERM, STEPS = 1e-4, 60
+DIAG_TERM, STEPS = 1e-4, 150
 rows: list[tuple[str, str, str]] = []
 
 
