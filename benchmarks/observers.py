@@ -3,6 +3,7 @@
 .venv-peers/bin/python benchmarks/observers.py
 """
 
+import os
 import platform
 import resource
 import time
@@ -201,20 +202,34 @@ def fit_by_psyphy(trials: psy.Trials, objective: psy.Objective) -> tuple[float, 
 
 
 def bench_costs() -> None:
+    square = jax.random.normal(jax.random.key(0), (2_000, 2_000), float)
+    product = jax.jit(lambda a: a @ a)
+    peak = 2 * 2_000**3 / time_in_turn({"": partial(product, square)}, 5)[""] / 1e9 / os.cpu_count()
     for d in (1, 2, 3):
         x, s0, s1 = pt.matrix(shape=(None, d)), *(pt.tensor3(shape=(None, d, d)) for _ in range(2))
         value = log_incorrect(x, s0, s1)
         inputs = [x, s0, s1]
         function = jax.jit(translate(inputs, [value, *pytensor.grad(value.sum(), inputs)]))
         rng = np.random.default_rng(0)
-        costs = []
+        costs, counts, best = [], {}, np.inf
         for n in (1_000, 30_000, 1_000_000) if d < 3 else (1_000, 30_000):
             root = rng.normal(size=(n, d, d)) / 4 + np.eye(d)
             a = root @ root.transpose(0, 2, 1)
             difference = rng.normal(size=(n, d))
             seconds = time_in_turn({"": lambda f=function, v=(difference, a, 1.2 * a): f(*v)}, 3)[""]
+            best = min(best, seconds / n * 1e6)
             costs.append(f"{seconds / n * 1e6:.2f} us at {n:,}")
+            if n == 1_000:
+                # More rows run in a loop over blocks, of which XLA counts one.
+                counts = function.lower(difference, a, 1.2 * a).compile().cost_analysis()
         report(f"the oddity likelihood alone, value and gradient, D = {d}, a trial", ", ".join(costs))
+        operations, special, moved = (counts[name] / 1_000 for name in ("flops", "transcendentals", "bytes accessed"))
+        report(
+            f"the same, by XLA's count: {operations:,.0f} operations, {special:,.0f} exp, log and sqrt, and "
+            f"{moved / 1e3:,.1f} kB to and from caches",
+            f"{operations / best / 1e3:.1f} GFLOP/s, {moved / best / 1e3:.0f} GB/s",
+            f"a core's product of matrices: {peak:.0f} GFLOP/s",
+        )
 
 
 def bench_contours() -> None:

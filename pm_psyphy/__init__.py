@@ -15,6 +15,7 @@ from importlib.metadata import version
 
 from pm_psyphy.fit import find_map
 from pm_psyphy.kernel import MAPState, map_kernel
+from pm_psyphy.laplace import LaplacePosterior, laplace
 from pm_psyphy.lbfgs import lbfgs
 from pm_psyphy.objective import Objective, compile_objective
 from pm_psyphy.optimize import Progress
@@ -53,6 +54,7 @@ __version__ = version("pm_psyphy")
 
 __all__ = [
     "Domain",
+    "LaplacePosterior",
     "MAPResult",
     "MAPState",
     "Objective",
@@ -70,6 +72,7 @@ __all__ = [
     "discriminability",
     "find_map",
     "just_noticeable_difference",
+    "laplace",
     "lbfgs",
     "load_map",
     "mafc_log_odds",

@@ -10,6 +10,7 @@ from pymc.backends.arviz import coords_and_dims_for_inferencedata
 from pm_psyphy.graph import lift
 
 if TYPE_CHECKING:
+    from pm_psyphy.objective import Objective
     from pm_psyphy.result import MAPResult, Starts
 
 
@@ -25,18 +26,9 @@ def make_datatree(fit: "MAPResult") -> xr.DataTree:
     xarray.DataTree
         Groups as `MAPResult.to_datatree` lists them.
     """
-    model = fit.objective.model
-    coords, dims = coords_and_dims_for_inferencedata(model)
-    dims: Any = dims
-    observed, constant = _collect_data(fit)
-    posterior = {name: np.asarray(value)[None, None] for name, value in fit.items()}
-    unconstrained = {name: np.asarray(value)[None, None] for name, value in fit.unconstrained.items()}
-    coords = _matching_coords(coords, dims, {**fit, **observed, **constant})
-    groups = {
-        "posterior": dict_to_dataset(posterior, coords=coords, dims=dims),
-        "unconstrained_posterior": dict_to_dataset(unconstrained),
-        "observed_data": dict_to_dataset(observed, coords=coords, dims=dims, sample_dims=[]),
-        "constant_data": dict_to_dataset(constant, coords=coords, dims=dims, sample_dims=[]),
+    held = {"posterior": dict(fit), "unconstrained_posterior": fit.unconstrained}
+    alone = {group: {n: np.asarray(a)[None, None] for n, a in arrays.items()} for group, arrays in held.items()}
+    groups = describe_draws(fit.objective, alone) | {
         "fit": _make_summary(fit),
         "history": xr.Dataset(
             {"loss": ("step", fit.history.loss), "gradient_norm": ("step", fit.history.gradient_norm)},
@@ -45,19 +37,44 @@ def make_datatree(fit: "MAPResult") -> xr.DataTree:
     }
     if fit.starts:
         groups["starts"] = _describe_starts(fit.starts)
-    return xr.DataTree.from_dict({name: data for name, data in groups.items() if data.data_vars})
+    return xr.DataTree.from_dict(groups)
 
 
-def _collect_data(fit: "MAPResult") -> tuple[dict[str, Any], dict[str, Any]]:
+def describe_draws(objective: "Objective", held: dict[str, dict[str, np.ndarray]]) -> dict[str, xr.Dataset]:
+    """Return groups of draws, and the data, with the model's dims and coords.
+
+    Parameters
+    ----------
+    objective : Objective
+    held : dict of dict of ndarray, each (chain, draw, ...)
+        By group and variable.
+
+    Returns
+    -------
+    dict of xarray.Dataset
+        The groups held, ``observed_data`` and ``constant_data``, but those that are empty.
+    """
+    coords, dims = coords_and_dims_for_inferencedata(objective.model)
+    dims: Any = dims
+    observed, constant = _collect_data(objective)
+    single = {name: array[0, 0] for arrays in held.values() for name, array in arrays.items()}
+    coords = _matching_coords(coords, dims, {**single, **observed, **constant})
+    groups = {group: dict_to_dataset(arrays, coords=coords, dims=dims) for group, arrays in held.items()}
+    for group, arrays in (("observed_data", observed), ("constant_data", constant)):
+        groups[group] = dict_to_dataset(arrays, coords=coords, dims=dims, sample_dims=[])
+    return {name: data for name, data in groups.items() if data.data_vars}
+
+
+def _collect_data(objective: "Objective") -> tuple[dict[str, Any], dict[str, Any]]:
     """Return observed and constant data as the fit saw them; a minibatch is no data set and is left out."""
-    model = fit.objective.model
+    model = objective.model
     variables = {rv.name: model.rvs_to_values[rv] for rv in model.observed_RVs}
     variables |= {v.name: v for v in model.data_vars if v.name not in variables}
     found = {}
     for name, variable in variables.items():
         graph = lift(model, [variable])
         if len(graph.data) == 1 and graph.outputs[0] in graph.data.values():
-            found[name] = np.asarray(next(iter(fit.objective.values_of(graph).values())))
+            found[name] = np.asarray(next(iter(objective.values_of(graph).values())))
         elif not graph.generators and not graph.data:
             found[name] = np.asarray(variable.data)
     observed = {rv.name for rv in model.observed_RVs}

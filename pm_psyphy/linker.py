@@ -83,7 +83,7 @@ def translate(
         try:
             in_jax = _multiply_transposed if _is_transposed_times_column(node) else jax_funcify(op, node=node, **kwargs)
             if isinstance(op, RowFunction):
-                in_jax = _run_in_blocks(in_jax)
+                in_jax = _run_rows(in_jax, jax_funcify(op.scales))
         except Exception as error:
             return fall_back(error)
 
@@ -118,8 +118,41 @@ def _multiply_transposed(matrix: Any, column: Any) -> Any:
     return (column.T @ matrix.T).T
 
 
+def _run_rows(function: Callable[..., Sequence[Any]], find_scales: Callable) -> Callable:
+    """Wrap a row function, so that it runs in blocks, and a Hessian differentiates it once for all its directions."""
+    import jax
+    import jax.numpy as jnp
+
+    blocked = _run_in_blocks(function)
+
+    @jax.custom_jvp
+    def run(*vectors):
+        return blocked(*vectors)
+
+    def differentiate(*rows):
+        """Return value and derivatives, (1 + n, N), and second derivatives, (n, n, N)."""
+        n, dtype = len(rows), rows[0].dtype
+        steps = jnp.finfo(dtype).eps ** (1 / 3) * jnp.stack(find_scales(*rows))
+        # The function is compiled once: for the row itself, and for one step up and down from each input.
+        shifts = jnp.concatenate([jnp.zeros((1, n), dtype), jnp.eye(n, dtype=dtype), -jnp.eye(n, dtype=dtype)])
+        found = jax.lax.map(lambda e: jnp.stack(function(*(jnp.stack(rows) + e[:, None] * steps))), shifts)
+        up, down = found[1 : n + 1, 1:], found[n + 1 :, 1:]
+        return found[0], jnp.moveaxis(up - down, 0, 1) / (2 * steps)
+
+    twice = _run_in_blocks(differentiate)
+
+    @run.defjvp
+    def run_along(vectors, tangents):
+        found, second = twice(*vectors)
+        directions = jnp.stack(tangents)
+        changes = jnp.einsum("ijn,jn->in", second, directions)
+        return list(found), [jnp.einsum("jn,jn->n", found[1:], directions), *changes]
+
+    return run
+
+
 def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
-    """Wrap a function of arrays (N,) so that it takes them in blocks, whose intermediates stay in a cache."""
+    """Wrap a function of arrays (N,), to arrays (..., N), so that it takes them in blocks that fit a cache."""
     import jax
     import jax.numpy as jnp
 
@@ -132,7 +165,8 @@ def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list
         # Copies of the last row fill the last block: they are as finite as that is.
         blocks = [jnp.pad(v, (0, n_blocks * size - n), mode="edge").reshape(n_blocks, size) for v in vectors]
         results = jax.lax.map(lambda rows: tuple(function(*rows)), blocks)
-        return [r.reshape(-1)[:n] for r in results]
+        joined = [jnp.moveaxis(r, 0, -2) for r in results]
+        return [r.reshape(*r.shape[:-2], -1)[..., :n] for r in joined]
 
     return run
 

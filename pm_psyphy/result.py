@@ -117,7 +117,7 @@ class MAPResult(Mapping[str, np.ndarray]):
 
     def __repr__(self) -> str:
         width = max((len(name) for name in self), default=0)
-        rows = [f"  {name:<{width}}  {_abridge(value)}" for name, value in self.items()]
+        rows = [f"  {name:<{width}}  {abridge(value)}" for name, value in self.items()]
         runs = f"best of {len(self.starts.loss)} starts, " if self.starts else ""
         return "\n".join(
             [
@@ -265,7 +265,8 @@ def load_map(path: str | Path) -> xr.DataTree:
         return tree.load()
 
 
-def _abridge(value: np.ndarray) -> str:
+def abridge(value: np.ndarray) -> str:
+    """Return an array's first numbers and its shape."""
     if value.ndim == 0:
         return f"{value:.5g}"
     numbers = np.array2string(value.ravel()[:5], precision=4, separator=", ", max_line_width=1000)

@@ -34,13 +34,20 @@ class RowFunction(FinalizedOpFromGraph):
 
     plain: tuple[Any, Any] = ([], [])
     """Inputs and outputs of the graph inside, in operations that NumPy has."""
+    scales: Any = None
+    """A graph of the inputs: for each, how far it must go to change the function by as much as itself."""
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Compute the outputs by NumPy."""
         run_by_numpy(self, inputs, outputs)
 
 
-def make_row_function(function: Callable[..., tuple[Any, Sequence[Any]]], n_inputs: int, dtype: str) -> RowFunction:
+def make_row_function(
+    function: Callable[..., tuple[Any, Sequence[Any]]],
+    n_inputs: int,
+    dtype: str,
+    find_scales: Callable[..., Sequence[Any]],
+) -> RowFunction:
     """Return an op of a function that gives one value a row, and its derivatives with it.
 
     Parameters
@@ -49,6 +56,9 @@ def make_row_function(function: Callable[..., tuple[Any, Sequence[Any]]], n_inpu
         Takes `n_inputs` vectors, returns a vector and its derivative with respect to each input, also vectors.
     n_inputs : int
     dtype : str
+    find_scales : callable
+        Takes the inputs, returns for each a vector of distances over which the derivatives change little. Second
+        derivatives are central differences of the first: to derive and compile them would take longer than most fits.
 
     Returns
     -------
@@ -74,6 +84,7 @@ def make_row_function(function: Callable[..., tuple[Any, Sequence[Any]]], n_inpu
     FusionOptimizer().rewrite(fgraph)
     op = RowFunction(fgraph.inputs, fgraph.outputs, pullback=pull_back)
     op.plain = plain.inputs, plain.outputs
+    op.scales = FunctionGraph(inputs, list(find_scales(*inputs)), clone=True)
     return op
 
 

@@ -12,6 +12,7 @@ import xarray as xr
 from pytensor.graph.traversal import walk
 from scipy import special
 
+from pm_psyphy.draws import Draws
 from pm_psyphy.linker import translate
 from pm_psyphy.psychophysics.covariances import check_covariances
 from pm_psyphy.psychophysics.domain import Domain
@@ -273,6 +274,8 @@ def _read_field(fit: Any, field: WishartProcess) -> tuple[Any, Any, bool]:
     if fit is None or isinstance(fit, MAPResult):
         values: Any = pytensor.function([], expressions, mode=RUN_ONCE)() if fit is None else fit.evaluate(expressions)
         return [values[0]], [values[1]], False
+    if isinstance(fit, Draws):
+        return *fit.evaluate(expressions), True
     if isinstance(fit, xr.DataTree):
         posterior = fit["posterior"].dataset
         stacked = posterior.stack(sample=("chain", "draw")).transpose("sample", ...)

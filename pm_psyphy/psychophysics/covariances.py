@@ -1,8 +1,11 @@
-"""Covariance matrices in; the same, checked, come out."""
+"""Covariance matrices in; the same, checked, or what sizes they have in their narrowest direction, come out."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+
+from pm_psyphy.psychophysics.tensor import pt
 
 
 def check_covariances(covariances: Any) -> np.ndarray:
@@ -31,3 +34,35 @@ def check_covariances(covariances: Any) -> np.ndarray:
             "ones; a Wishart process has them where diag_term > 0."
         )
     return found
+
+
+def find_scales(d: int, entries: Sequence[Any]) -> list[Any]:
+    """Return how far each entry of a difference and two covariances may go before a likelihood of them changes much.
+
+    Parameters
+    ----------
+    d : int
+        D.
+    entries : sequence of tensor, (N,)
+        D of the difference, then the upper triangles of both covariances.
+
+    Returns
+    -------
+    list of tensor, (N,)
+        The least variance, given the dimensions before it, for a covariance; its root for the difference.
+    """
+    size = d * (d + 1) // 2
+    variances = [_find_least_pivot(d, entries[d + i * size : d + (i + 1) * size]) for i in (0, 1)]
+    return [pt.sqrt(pt.minimum(*variances))] * d + [variances[0]] * size + [variances[1]] * size
+
+
+def _find_least_pivot(d: int, upper: Sequence[Any]) -> Any:
+    rest = dict(zip([(i, j) for i in range(d) for j in range(i, d)], upper, strict=True))
+    least = rest[0, 0]
+    for k in range(1, d):
+        pivot = rest[k - 1, k - 1]
+        for i in range(k, d):
+            for j in range(i, d):
+                rest[i, j] = rest[i, j] - rest[k - 1, i] * rest[k - 1, j] / pivot
+        least = pt.minimum(least, rest[k, k])
+    return least

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from pm_psyphy.psychophysics.covariances import find_scales
 from pm_psyphy.psychophysics.oddity_plane import scaled_w
 from pm_psyphy.psychophysics.tensor import grad, pt
 from pm_psyphy.rows import make_row_function
@@ -34,4 +35,4 @@ def line_op(n: int, dtype: str) -> Any:
         value = highest - 0.5 * mu_squared + pt.log(total) + np.asarray(np.log(2 / np.pi), dtype)
         return value, grad(pt.sum(value), [x, a, b])
 
-    return make_row_function(evaluate, 3, dtype)
+    return make_row_function(evaluate, 3, dtype, lambda *entries: find_scales(1, entries))

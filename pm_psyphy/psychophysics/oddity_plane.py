@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from pm_psyphy.psychophysics.covariances import find_scales
 from pm_psyphy.psychophysics.tensor import grad, graph_replace, pt
 from pm_psyphy.rows import make_row_function
 
@@ -38,7 +39,7 @@ def plane_op(n_w: int, n_u: int, dtype: str) -> Any:
         ones = pt.ones_like(offset)
         return integral + offset, pull_back([mean_s, *by_w, *by_u, offset], [*derivatives, ones], list(entries))
 
-    return make_row_function(evaluate, 8, dtype)
+    return make_row_function(evaluate, 8, dtype, lambda *entries: find_scales(2, entries))
 
 
 def _whiten_plane(x1, x2, a11, a12, a22, b11, b12, b22) -> tuple[list[Any], Any]:

@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pm_psyphy.psychophysics.covariances import find_scales
 from pm_psyphy.psychophysics.oddity_plane import pull_back
 from pm_psyphy.psychophysics.tensor import pt
 from pm_psyphy.rows import make_row_function
@@ -100,7 +101,7 @@ def space_op(d: int, n_z: int, n_v: int, dtype: str) -> Any:
         d_upper = [d_s[i][j] * (1 if i == j else 2) for i, j in pairs]
         return value, pull_back([*m, *upper, *contours], [*d_m, *d_upper, *d_contours], list(entries))
 
-    return make_row_function(evaluate, d * (d + 2), dtype)
+    return make_row_function(evaluate, d * (d + 2), dtype, lambda *entries: find_scales(d, entries))
 
 
 def _whiten(difference, s0, s1) -> tuple[list[Any], list[list[Any]]]:

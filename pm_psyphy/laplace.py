@@ -1,0 +1,298 @@
+"""A fit in; the Gaussian that has its mode and curvature, its draws and its evidence come out."""
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pm_psyphy.draws import Draws, map_draws
+from pm_psyphy.hessian import Curvature, measure_curvature
+from pm_psyphy.objective import Objective, assemble_objective
+from pm_psyphy.program import build_constrain, check_trace
+from pm_psyphy.result import MAPResult, abridge
+from pm_psyphy.status import Status
+from pm_psyphy.vector import Layout, find_layout
+
+MAX_HESSIANS = 50
+MAX_HALVINGS = 40
+# Of Newton's decrement, twice what a step would lower the loss by: below it the mode is near.
+CLOSE = 1e-8
+# An eigenvalue of the Hessian, scaled to a diagonal of ones, is zero below eps ** FLAT. With a Hessian that is not yet
+# the mode's, it may be below eps ** SUSPECT.
+FLAT, SUSPECT = 0.6, 0.3
+# Above this k-hat, importance weights have no usable variance (Vehtari, Simpson, Gelman, Yao and Gabry, 2024).
+POOR_K = 0.7
+# Log ratios that differ by less are those of a posterior that is this Gaussian.
+EQUAL = 1e-6
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class LaplacePosterior(Draws):
+    """A Gaussian approximation of a posterior: a mapping from the model's names to draws, (S, ...).
+
+    It is Gaussian in PyMC's unconstrained space, around the mode of the density there, which has the transforms'
+    Jacobian and so is not quite the MAP estimate. The draws are transformed to the user's variables.
+
+    Attributes
+    ----------
+    mode : dict of str to ndarray
+        By value-variable name.
+    loss : float
+        Negative log density at the mode, with the Jacobian.
+    factor : ndarray, (P, P - n_flat)
+        The covariance is ``factor @ factor.T``. Parameters stand one after the other as in `mode`.
+    log_evidence : float
+        Log marginal likelihood of the data. Along flat directions it is a density, not integrated over their length.
+    n_flat : int
+        Directions that change nothing, such as the orthogonal freedom of a Wishart process; the draws leave them out.
+    method : str
+        How the Hessian was computed: ``"exact"`` or ``"central differences"``.
+    """
+
+    mode: dict[str, np.ndarray]
+    loss: float
+    factor: np.ndarray
+    log_evidence: float
+    n_flat: int
+    method: str
+    noise: np.ndarray = field(repr=False)
+
+    @property
+    def covariance(self) -> np.ndarray:
+        """(P, P), of the unconstrained parameters."""
+        return self.factor @ self.factor.T
+
+    @cached_property
+    def standard_errors(self) -> dict[str, np.ndarray]:
+        """Of free variables and deterministics, to first order in the posterior's width (the delta method)."""
+        objective, layout = self.objective, find_layout(self.mode)
+        function, graph = build_constrain(objective.model, objective.program.freeze)
+        data = objective.values_of(graph)
+
+        @jax.jit
+        def add_squares(mode, factor):
+            _, along = jax.linearize(lambda v: function(layout.split(v), data), mode)
+            zeros = jax.tree.map(jnp.zeros_like, function(layout.split(mode), data))
+            total, _ = jax.lax.scan(
+                lambda sums, column: (jax.tree.map(lambda s, d: s + d**2, sums, along(column)), None), zeros, factor.T
+            )
+            return total
+
+        mode = layout.join(self.mode)
+        sums = add_squares(mode, self.factor.astype(mode.dtype))
+        return {name: np.sqrt(np.asarray(sums[name])) for name in self}
+
+    @cached_property
+    def pareto_k(self) -> float:
+        """k-hat of the draws as an importance sample of the posterior; above 0.7 the approximation is poor.
+
+        It evaluates the density at each draw. Flat directions play no part. -inf where the posterior is this Gaussian.
+        """
+        from arviz_stats.base import array_stats
+
+        objective = self.objective
+        losses = map_draws(lambda p, data: objective.program.value(p, data, None), self.unconstrained, objective.data)
+        log_ratios = 0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float)
+        if np.ptp(log_ratios) < EQUAL:
+            return -np.inf
+        finite = np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
+        return float(array_stats.psislw(finite - finite.max())[1])
+
+    @property
+    def message(self) -> str:
+        """What `pareto_k` says of the approximation, in a sentence."""
+        if self.pareto_k <= POOR_K:
+            return f"k-hat is {self.pareto_k:.2f}: the posterior is near this Gaussian."
+        return (
+            f"k-hat is {self.pareto_k:.2f}, above {POOR_K}: the posterior is not near this Gaussian in all of its "
+            "directions, and intervals and evidence may mislead. Compare them with draws by NUTS."
+        )
+
+    def __repr__(self) -> str:
+        names = list(self)
+        width = max((len(name) for name in names), default=0)
+        rows = [
+            f"  {name:<{width}}  {abridge(self[name].mean(axis=0))} ± {abridge(self[name].std(axis=0))}"
+            for name in names
+        ]
+        flat = f", {self.n_flat} flat direction{'s' * (self.n_flat != 1)} left out" if self.n_flat else ""
+        return "\n".join([
+            f"LaplacePosterior: {self.n_draws:,} draws, mean ± standard deviation",
+            *rows,
+            f"  log evidence {self.log_evidence:.6g}, {self.method} Hessian of {len(self.factor)} parameters{flat}",
+        ])  # fmt: skip
+
+
+def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> LaplacePosterior:
+    """Approximate the posterior by a Gaussian around its mode.
+
+    The MAP estimate is the mode of the density of the user's variables. Newton steps go from there to the mode of the
+    density in PyMC's unconstrained space, with the transforms' Jacobian. The exact Hessian there gives the Gaussian.
+
+    Parameters
+    ----------
+    fit : MAPResult
+        Converged.
+    draws : int
+    random_seed : int or numpy.random.Generator, optional
+
+    Returns
+    -------
+    LaplacePosterior
+
+    Raises
+    ------
+    TypeError
+        If `fit` is not a MAPResult.
+    ValueError
+        If the fit did not converge, is of a stochastic objective, or has no mode near it; or if `draws` is below 1.
+    """
+    _check(fit, draws)
+    objective = _add_jacobian(fit.objective)
+    layout = find_layout(fit.unconstrained)
+    vector = np.asarray(layout.join(fit.unconstrained))
+    curvature = measure_curvature(objective, layout, vector)
+    mode, loss, spectrum = _find_mode(curvature, vector)
+    spectrum.check(layout, mode)
+    factor, log_volume = spectrum.factorise()
+    noise = np.random.default_rng(random_seed).standard_normal((draws, factor.shape[1]))
+    return LaplacePosterior(
+        objective=objective,
+        unconstrained=layout.split(mode + noise @ factor.T),
+        mode=layout.split(mode),
+        loss=loss,
+        factor=factor,
+        log_evidence=log_volume - loss,
+        n_flat=int(spectrum.is_flat.sum()),
+        method=curvature.method,
+        noise=noise,
+    )
+
+
+def _check(fit: Any, draws: int) -> None:
+    if not isinstance(fit, MAPResult):
+        raise TypeError(f"Expected a MAPResult, got {type(fit).__name__}. Pass what find_map returns.")
+    if not isinstance(draws, int | np.integer) or draws < 1:
+        raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
+    if fit.objective.stochastic:
+        raise ValueError(
+            "The objective draws random numbers (pm.Minibatch), and a part of the data has not the curvature of all. "
+            "Fit the model with all its data, from this estimate: find_map(model, initvals=fit.unconstrained)."
+        )
+    if fit.status not in (Status.CONVERGED, Status.STALLED):
+        raise ValueError(
+            f"The fit has not converged, so there is no mode to expand around. {fit.message} "
+            "Go on from it by find_map(model, initvals=fit.unconstrained)."
+        )
+
+
+def _add_jacobian(objective: Objective) -> Objective:
+    """Return the density in the unconstrained space, on the same data."""
+    model = objective.model
+    if all(transform is None for transform in model.rvs_to_transforms.values()):
+        return objective
+    found = assemble_objective(model, jacobian=True, initvals=None, accept=check_trace)
+    return replace(found, data=objective.values_of(found.program.graph))
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Eigenvalues of a Hessian that is scaled to a diagonal of ones."""
+
+    hessian: np.ndarray
+    scale: np.ndarray
+    values: np.ndarray
+    vectors: np.ndarray
+    zero: float
+    """The eigenvalue below which a direction is flat."""
+
+    @property
+    def is_flat(self) -> np.ndarray:
+        """Which directions change nothing."""
+        return np.abs(self.values) <= self.zero
+
+    def find_step(self, gradient: np.ndarray) -> tuple[np.ndarray, float]:
+        """Return Newton's step, downhill also where the curvature is negative, and its decrement."""
+        along = self.vectors.T @ (self.scale * gradient)
+        along[self.is_flat] = 0.0
+        curvatures = np.where(self.is_flat, 1.0, np.abs(self.values))
+        with np.errstate(over="ignore"):
+            decrement = float(np.sum(along**2 / curvatures))
+        return -self.scale * (self.vectors @ (along / curvatures)), decrement
+
+    def check(self, layout: Layout, mode: np.ndarray) -> None:
+        """Raise if the density grows along some direction."""
+        if self.values[0] >= 0 or self.is_flat[0]:
+            return
+        direction = layout.split(np.abs(self.scale * self.vectors[:, 0]))
+        name = max(direction, key=lambda n: np.max(direction[n], initial=0))
+        raise ValueError(
+            f"The fit is at a saddle: the density grows from there along {name!r} (curvature {self.values[0]:.2g}, "
+            "where 1 is that of one parameter alone). Fit again from elsewhere: find_map(model, starts=8), or other "
+            "initvals."
+        )
+
+    def factorise(self) -> tuple[np.ndarray, float]:
+        """Return a factor of the covariance, and the logarithm of the Gaussian's volume."""
+        n, n_flat = len(self.scale), int(self.is_flat.sum())
+        basis = np.eye(n)
+        if n_flat:
+            full, _ = np.linalg.qr(self.scale[:, None] * self.vectors[:, self.is_flat], mode="complete")
+            basis = full[:, n_flat:]
+        root = np.linalg.cholesky(basis.T @ self.hessian @ basis)
+        factor = np.linalg.solve(root, basis.T).T
+        return factor, 0.5 * (n - n_flat) * np.log(2 * np.pi) - np.log(np.diag(root)).sum()
+
+
+def _decompose(hessian: np.ndarray, zero: float) -> Spectrum:
+    diagonal = np.abs(np.diag(hessian))
+    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
+    values, vectors = np.linalg.eigh(scale[:, None] * hessian * scale)
+    return Spectrum(hessian, scale, values, vectors, zero)
+
+
+def _find_mode(curvature: Curvature, vector: np.ndarray) -> tuple[np.ndarray, float, Spectrum]:
+    """Return the mode that Newton's steps lead to, the loss there and the Hessian's spectrum."""
+    precision = float(np.finfo(vector.dtype).eps)
+    loss, gradient = curvature.find_slope(vector)
+    # Off the mode, flat directions are not quite flat, and a step along them would have no end.
+    zero = precision**SUSPECT
+    for _ in range(MAX_HESSIANS):
+        spectrum = _decompose(curvature.find_hessian(vector), zero)
+        _, decrement = spectrum.find_step(gradient)
+        close = decrement <= max(CLOSE, precision * abs(loss))
+        done = close and (zero == precision**FLAT or spectrum.values[0] > zero)
+        vector, loss, gradient = _descend(curvature, spectrum, vector, loss, gradient)
+        if done:
+            return vector, loss, spectrum
+        zero = precision**FLAT if close else zero
+    raise ValueError(
+        f"{MAX_HESSIANS} Newton steps from the fit have reached no mode of the density in the unconstrained space; the "
+        f"largest derivative is {np.max(np.abs(gradient)):.2g}. There may be none, as where a scale goes to zero: give "
+        "it a prior away from zero, or sample the posterior."
+    )
+
+
+def _descend(curvature, spectrum, vector, loss, gradient):
+    """Take steps with one Hessian for as long as each is much shorter than the last."""
+    step, decrement = spectrum.find_step(gradient)
+    while decrement > 0:
+        for halving in range(MAX_HALVINGS):
+            trial = (vector + step * 0.5**halving).astype(vector.dtype)
+            new_loss, new_gradient = curvature.find_slope(trial)
+            if not np.isfinite([new_loss, *new_gradient]).all():
+                continue
+            new_step, new_decrement = spectrum.find_step(new_gradient)
+            # Near the mode rounding hides the decrease, and the slope tells.
+            if new_loss <= loss - 1e-4 * 0.5**halving * decrement or new_decrement < 0.25 * decrement < CLOSE:
+                break
+        else:
+            return vector, loss, gradient
+        vector, loss, gradient, step = trial, new_loss, new_gradient, new_step
+        if new_decrement > 0.0625 * decrement:
+            return vector, loss, gradient
+        decrement = new_decrement
+    return vector, loss, gradient
