@@ -4,7 +4,8 @@ The way of a fit: `compile_objective` turns a `pm.Model` into an `Objective`, th
 gradient as one compiled function of parameters and data (graph, linker, program, objective). `find_map` chooses starts
 (start), searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop, optimize), and
 describes the best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for a loop of your
-own.
+own. `laplace` turns the estimate into draws of a Gaussian (hessian, laplace, draws), `bootstrap` into estimates of
+resampled data (refit, bootstrap).
 
 Models of observers (`psychophysics`) are PyTensor expressions inside ``with pm.Model()``: a `WishartProcess` gives the
 covariance of percepts over the stimulus space, a task such as `Oddity` the probability of each response. `Trials` is a
@@ -13,6 +14,7 @@ checked table of data for them, and `threshold_contours` reads thresholds off a 
 
 from importlib.metadata import version
 
+from pm_psyphy.bootstrap import Bootstrap, bootstrap
 from pm_psyphy.fit import find_map
 from pm_psyphy.kernel import MAPState, map_kernel
 from pm_psyphy.laplace import LaplacePosterior, laplace
@@ -53,6 +55,7 @@ from pm_psyphy.thresholds import ThresholdContours, threshold_contours
 __version__ = version("pm_psyphy")
 
 __all__ = [
+    "Bootstrap",
     "Domain",
     "LaplacePosterior",
     "MAPResult",
@@ -66,6 +69,7 @@ __all__ = [
     "Trials",
     "WishartProcess",
     "affine_invariant_distance",
+    "bootstrap",
     "bures_similarity",
     "bures_wasserstein_distance",
     "compile_objective",

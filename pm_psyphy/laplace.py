@@ -150,33 +150,57 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
     ValueError
         If the fit did not converge, is of a stochastic objective, or has no mode near it; or if `draws` is below 1.
     """
-    _check(fit, draws)
-    objective = _add_jacobian(fit.objective)
-    layout = find_layout(fit.unconstrained)
-    vector = np.asarray(layout.join(fit.unconstrained))
-    curvature = measure_curvature(objective, layout, vector)
-    mode, loss, spectrum = _find_mode(curvature, vector)
-    spectrum.check(layout, mode)
-    factor, log_volume = spectrum.factorise()
-    noise = np.random.default_rng(random_seed).standard_normal((draws, factor.shape[1]))
+    check_fit(fit)
+    if not isinstance(draws, int | np.integer) or draws < 1:
+        raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
+    near = approximate(_add_jacobian(fit.objective), fit.unconstrained)
+    layout = find_layout(near.mode)
+    noise = np.random.default_rng(random_seed).standard_normal((draws, near.factor.shape[1]))
     return LaplacePosterior(
-        objective=objective,
-        unconstrained=layout.split(mode + noise @ factor.T),
-        mode=layout.split(mode),
-        loss=loss,
-        factor=factor,
-        log_evidence=log_volume - loss,
-        n_flat=int(spectrum.is_flat.sum()),
-        method=curvature.method,
-        noise=noise,
+        unconstrained=layout.split(layout.join(near.mode) + noise @ near.factor.T), noise=noise, **vars(near)
     )
 
 
-def _check(fit: Any, draws: int) -> None:
+@dataclass(frozen=True)
+class Gaussian:
+    """What a mode and the Hessian there define; see `LaplacePosterior`."""
+
+    objective: Objective
+    mode: dict[str, np.ndarray]
+    loss: float
+    factor: np.ndarray
+    log_evidence: float
+    n_flat: int
+    method: str
+
+
+def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> Gaussian:
+    """Go to the mode of an objective by Newton's steps, and return the Gaussian there.
+
+    Parameters
+    ----------
+    objective : Objective
+    unconstrained : dict of str to ndarray
+        Near the mode.
+
+    Returns
+    -------
+    Gaussian
+    """
+    layout = find_layout(unconstrained)
+    vector = np.asarray(layout.join(unconstrained))
+    curvature = measure_curvature(objective, layout, vector)
+    mode, loss, spectrum = _find_mode(curvature, vector)
+    spectrum.check(layout)
+    factor, log_volume = spectrum.factorise()
+    n_flat = int(spectrum.is_flat.sum())
+    return Gaussian(objective, layout.split(mode), loss, factor, log_volume - loss, n_flat, curvature.method)
+
+
+def check_fit(fit: Any) -> None:
+    """Raise if there is no mode to expand around."""
     if not isinstance(fit, MAPResult):
         raise TypeError(f"Expected a MAPResult, got {type(fit).__name__}. Pass what find_map returns.")
-    if not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
     if fit.objective.stochastic:
         raise ValueError(
             "The objective draws random numbers (pm.Minibatch), and a part of the data has not the curvature of all. "
@@ -223,7 +247,7 @@ class Spectrum:
             decrement = float(np.sum(along**2 / curvatures))
         return -self.scale * (self.vectors @ (along / curvatures)), decrement
 
-    def check(self, layout: Layout, mode: np.ndarray) -> None:
+    def check(self, layout: Layout) -> None:
         """Raise if the density grows along some direction."""
         if self.values[0] >= 0 or self.is_flat[0]:
             return

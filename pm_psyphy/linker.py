@@ -125,9 +125,23 @@ def _run_rows(function: Callable[..., Sequence[Any]], find_scales: Callable) -> 
 
     blocked = _run_in_blocks(function)
 
+    @jax.custom_batching.custom_vmap
+    def run_once(*vectors):
+        return blocked(*vectors)
+
+    @run_once.def_vmap
+    def run_batch(n_batch, is_batched, *vectors):
+        """Run the rows of a batch as one long column, in blocks that are no larger than before."""
+        stacks = [
+            v if batched else jnp.broadcast_to(v, (n_batch, *v.shape))
+            for v, batched in zip(vectors, is_batched, strict=True)
+        ]
+        results = run_once(*(stack.reshape(-1) for stack in stacks))
+        return [r.reshape(n_batch, -1) for r in results], [True] * len(results)
+
     @jax.custom_jvp
     def run(*vectors):
-        return blocked(*vectors)
+        return run_once(*vectors)
 
     def differentiate(*rows):
         """Return value and derivatives, (1 + n, N), and second derivatives, (n, n, N)."""

@@ -90,6 +90,7 @@ def get_loop(
     transformation: optax.GradientTransformationExtraArgs,
     starts: dict[str, np.ndarray],
     data: Data,
+    batched: frozenset[str] = frozenset(),
 ) -> tuple[Loop, Search, float]:
     """Return the compiled search for a program, its state at the starts, and the seconds it took to compile.
 
@@ -100,12 +101,14 @@ def get_loop(
     starts : dict of ndarray, each (B, ...)
         Several starts run at once; one start (B = 1) runs without the batch axis.
     data : dict of arrays
+    batched : frozenset of str
+        Data that have a leading axis for the starts: each search its own.
     """
     begun = time.perf_counter()
     n_starts = len(next(iter(starts.values())))
     signature = tuple((n, np.shape(a), a.dtype, getattr(a, "sharding", None)) for n, a in (starts | data).items())
     loops = program.compiled.setdefault("loops", {})
-    loop_id = transformation, n_starts, signature
+    loop_id = transformation, n_starts, signature, batched
     params: Any = starts if n_starts > 1 else {name: stack[0] for name, stack in starts.items()}
     layout = None
     if isinstance(transformation, VectorTransformation):
@@ -113,7 +116,7 @@ def get_loop(
         params = layout.join(params)
     is_new = loop_id not in loops
     if is_new:
-        loops[loop_id] = _compile_loop(program, transformation, n_starts, params, data, layout)
+        loops[loop_id] = _compile_loop(program, transformation, n_starts, params, data, layout, batched)
         if len(loops) > MAX_LOOPS:
             loops.pop(next(iter(loops)))
     loop = loops[loop_id] = loops.pop(loop_id)
@@ -121,13 +124,19 @@ def get_loop(
 
 
 def _compile_loop(
-    program: Program, transformation, n_starts: int, params: Any, data: Data, layout: Layout | None
+    program: Program,
+    transformation,
+    n_starts: int,
+    params: Any,
+    data: Data,
+    layout: Layout | None,
+    batched: frozenset[str],
 ) -> Loop:
     init = partial(_init_search, transformation, n_starts, np.result_type(*jax.tree.leaves(params)))
     shapes = jax.eval_shape(init, params)
     unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)._replace(step=UNSTARTED)
     evaluate = (program.value, program.value_and_grad) if layout is None else _on_vector(program, layout)
-    advance = jax.jit(_make_advance(evaluate, transformation, init, n_starts, program.stochastic))
+    advance = jax.jit(_make_advance(evaluate, transformation, init, n_starts, program.stochastic, batched))
     arguments = unstarted, data, np.uint32(0), np.int32(0), np.int32(1), unstarted.best_loss.reshape(-1)[0]
     return Loop(advance.lower(*arguments).compile(), unstarted, layout, [])
 
@@ -155,7 +164,12 @@ def _init_search(transformation, n_starts: int, dtype: Any, params: Any) -> Sear
 
 
 def _make_advance(
-    evaluate: tuple[Callable, Callable], transformation, init: Callable, n_starts: int, stochastic: bool
+    evaluate: tuple[Callable, Callable],
+    transformation,
+    init: Callable,
+    n_starts: int,
+    stochastic: bool,
+    batched: frozenset[str],
 ) -> Callable:
     """Return the function that takes a search to a step limit, all of it inside one compiled loop."""
     value, value_and_grad = evaluate
@@ -193,7 +207,8 @@ def _make_advance(
 
     def take_steps(search: Search, data, key, tolerance):
         axes: Any = Search._make([0] * len(Search._fields))._replace(step=None)
-        new, shown = jax.vmap(take_step, (axes, None, None, None), (axes, 0))(search, data, key, tolerance)
+        own = {name: 0 if name in batched else None for name in data}
+        new, shown = jax.vmap(take_step, (axes, own, None, None), (axes, 0))(search, data, key, tolerance)
         active = search.code == Code.RUNNING
 
         def keep(a, b):

@@ -56,6 +56,7 @@ def minimise(
     progressbar: bool = False,
     callback: Callable[[Progress], Any] | None = None,
     checkpoint: str | Path | None = None,
+    batched: frozenset[str] = frozenset(),
 ) -> Trajectory:
     """Search for the minimum from several starts at once.
 
@@ -74,6 +75,8 @@ def minimise(
         Called with a `Progress` at the end of each chunk; a true return value stops the search.
     checkpoint : path, optional
         Written at the end of each chunk, and read at the start if it is there.
+    batched : frozenset of str
+        Data that have a leading axis for the starts: each search its own.
 
     Returns
     -------
@@ -81,7 +84,7 @@ def minimise(
     """
     interrupted = False
     with ProgressLine(label) if progressbar else nullcontext() as line:
-        loop, search, compile_seconds = get_loop(objective.program, transformation, starts, objective.data)
+        loop, search, compile_seconds = get_loop(objective.program, transformation, starts, objective.data, batched)
         run = describe_run(objective, search, label) if checkpoint else ""
         state = _begin(search, seed, settings, checkpoint, run)
         begun = time.perf_counter()

@@ -120,7 +120,7 @@ def threshold_contours(
 
     Parameters
     ----------
-    fit : MAPResult, DataTree, mapping of str to array, or None
+    fit : MAPResult, LaplacePosterior, DataTree, mapping of str to array, or None
         The estimate; or posterior draws, a DataTree with a ``posterior`` or draws (S, ...) by the names of the model's
         variables; or None for a field with known weights.
     field : WishartProcess

@@ -1,0 +1,120 @@
+"""The bootstrap against analytic standard errors and against fits one by one."""
+
+import numpy as np
+import pymc as pm
+import pytest
+
+import pm_psyphy as psy
+
+N = 300
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, 2))
+Y = X @ [1.0, -2.0] + 0.5 * RNG.normal(size=N)
+
+
+def regression(**observed):
+    with pm.Model(coords={"trial": range(N), "predictor": ["a", "b"]}) as model:
+        x = pm.Data("x", X, dims=("trial", "predictor"))
+        slopes = pm.Normal("slopes", 0, 100, dims="predictor")
+        pm.Normal("y", x @ slopes, pm.HalfNormal("sigma", 10), **({"observed": Y, "dims": "trial"} | observed))
+    return model
+
+
+@pytest.fixture(scope="module")
+def fit():
+    return psy.find_map(regression())
+
+
+@pytest.mark.parametrize("method", ["resample", "parametric"])
+def test_standard_errors_are_the_analytic_ones(fit, method):
+    n = 600
+    found = psy.bootstrap(fit, n=n, method=method, random_seed=1, progressbar=False)
+    assert found["slopes"].shape == (n, 2)
+    assert set(found.status) == {psy.Status.CONVERGED}
+    inverse = np.linalg.inv(X.T @ X)
+    residual = Y - X @ fit["slopes"]
+    # Resampled rows have the sandwich's covariance, simulated responses the model's.
+    sandwich = inverse @ (X.T * residual**2) @ X @ inverse
+    expected = np.sqrt(np.diag(sandwich if method == "resample" else inverse * fit["sigma"] ** 2))
+    # The standard error of a standard deviation is 1 / sqrt(2 n) of it; the sandwich itself errs by 1 / N.
+    np.testing.assert_allclose(found.standard_errors["slopes"], expected, rtol=4 / np.sqrt(2 * n) + 1 / N)
+    assert np.all(np.abs(found["slopes"].mean(axis=0) - fit["slopes"]) < 4 * expected / np.sqrt(n) + expected / N)
+
+
+def test_each_estimate_is_the_fit_of_its_data(fit):
+    found = psy.bootstrap(fit, n=5, random_seed=2, progressbar=False)
+    rows = np.random.default_rng(2).choice(np.arange(N), (5, N))
+    for i in (0, 4):
+        with pm.Model() as model:
+            pm.Normal(
+                "y", X[rows[i]] @ pm.Normal("slopes", 0, 100, shape=2), pm.HalfNormal("sigma", 10), observed=Y[rows[i]]
+            )
+        alone = psy.find_map(model)
+        np.testing.assert_allclose(found["slopes"][i], alone["slopes"], atol=1e-3 * 0.03)
+        np.testing.assert_allclose(found.loss[i], alone.loss, rtol=1e-6)
+
+
+def test_fits_with_loops_of_their_own_agree_with_those_that_share_one(fit, monkeypatch):
+    together = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
+    monkeypatch.setattr("pm_psyphy.refit.NUMBERS_OF_FIT", 10)
+    alone = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
+    np.testing.assert_allclose(alone["slopes"], together["slopes"], atol=1e-3 * 0.03)
+
+
+def test_strata_keep_their_sizes(fit):
+    constant = np.repeat([0, 1], [N - 1, 1])
+    with pm.Model(coords={"trial": range(N)}) as model:
+        effects = pm.Normal("effects", 0, 10, shape=2)
+        group = pm.Data("group", constant, dims="trial")
+        pm.Normal("y", effects[group], 1, observed=Y, dims="trial")
+    found = psy.bootstrap(psy.find_map(model), n=20, strata=constant, random_seed=4, progressbar=False)
+    # The group of one is drawn each time, and is always the same.
+    np.testing.assert_allclose(found["effects"][:, 1], found["effects"][0, 1], atol=1e-3)
+    assert found["effects"][:, 0].std() > 0.01
+    with pytest.raises(ValueError, match=r"strata has shape \(3,\). Pass a label for each of the 300 rows"):
+        psy.bootstrap(fit, strata=[1, 2, 3])
+
+
+def test_a_second_bootstrap_of_new_data_compiles_nothing(fit):
+    psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
+    compiled = fit.objective.program.compiled
+    (whitened,) = (value for key, value in compiled.items() if key[0] == "whitened")
+    before, loops = dict(compiled), set(whitened.compiled["loops"])
+    other = psy.find_map(fit.objective.with_data(y=Y + 1))
+    psy.bootstrap(other, n=7, random_seed=5, progressbar=False)
+    assert all(compiled[key] is value for key, value in before.items())
+    assert set(whitened.compiled["loops"]) == loops
+
+
+def test_the_result_is_a_datatree_with_a_bootstrap_dim(fit):
+    found = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
+    tree = found.to_datatree()
+    assert tree["posterior"]["slopes"].dims == ("bootstrap", "predictor")
+    assert tree["fit"]["status"].to_numpy().tolist() == ["converged"] * 7
+    np.testing.assert_allclose(tree["posterior"]["slopes"], found["slopes"])
+    assert repr(found) == "Bootstrap: 7 data sets, 7 fits converged, of slopes, sigma"
+    np.testing.assert_allclose(found.evaluate(fit.objective.model["slopes"].sum()), found["slopes"].sum(axis=1))
+
+
+def test_bad_input_is_said(fit):
+    with pytest.raises(ValueError, match="n is 0. Pass a whole number of at least 1"):
+        psy.bootstrap(fit, n=0)
+    with pytest.raises(ValueError, match="method is 'jackknife'. Pass 'resample' or 'parametric'"):
+        psy.bootstrap(fit, method="jackknife")
+    with pytest.raises(ValueError, match=r"No data of the model have the dim 'row'; its dims are predictor, trial"):
+        psy.bootstrap(fit, dim="row")
+    with pytest.raises(ValueError, match=r"slopes has the dim 'predictor': there is a parameter for each"):
+        psy.bootstrap(fit, dim="predictor")
+    with pm.Model(coords={"trial": range(N)}) as unnamed:
+        pm.Normal("y", X @ pm.Normal("slopes", shape=2), 1, observed=Y, dims="trial")
+    with pytest.raises(ValueError, match=r"has the length of the dim 'trial', 300, and does not say"):
+        psy.bootstrap(unnamed)
+    with pytest.warns(UserWarning, match="Not converged"):
+        rough = psy.find_map(regression(), optimizer="sgd", learning_rate=1e-9, steps=2)
+    with pytest.raises(ValueError, match="has not converged"):
+        psy.bootstrap(rough)
+    other = psy.find_map(fit.objective.with_data(y=Y + 1))
+    with pytest.raises(
+        ValueError, match=r"The fit was of other data than the model holds: y\. Set them by pm.set_data"
+    ):
+        psy.bootstrap(other, method="parametric")
