@@ -53,7 +53,8 @@ curves = posterior.evaluate(psy.psychometric(grid, **parameters))
 
 # %% [markdown]
 # Then a Wishart process. Its weights are determined only up to rotations of their last axis: three directions along
-# which nothing changes. They are found, counted and left out, and the covariances have intervals all the same.
+# which nothing changes. They are found, counted and left out, and thresholds have intervals all the same. Neighbouring
+# thresholds err together, so that the share of them that an interval covers varies much from one observer to another.
 
 # %%
 with pm.Model() as prior:
