@@ -57,8 +57,9 @@ curves = posterior.evaluate(psy.psychometric(grid, **parameters))
 # thresholds err together, so that the share of them that an interval covers varies much from one observer to another.
 
 # %%
+settings = {"input_dim": 2, "basis_degree": 2, "variance_scale": 6e-4}
 with pm.Model() as prior:
-    psy.WishartProcess("W", input_dim=2, basis_degree=2)
+    psy.WishartProcess("W", **settings)
 observer = psy.WishartProcess("truth", input_dim=2, basis_degree=2, weights=pm.draw(prior["W"], random_seed=4))
 places = np.stack(np.meshgrid(*[np.linspace(-0.6, 0.6, 3)] * 2), axis=-1).reshape(-1, 2)
 reference = np.repeat(places, 250, axis=0)
@@ -66,11 +67,11 @@ comparison = psy.place_comparisons(observer, reference, rng.uniform(0.5, 4, len(
 trials = psy.simulate_trials(observer, reference, comparison, random_seed=rng)
 
 with pm.Model() as wppm:
-    field = psy.WishartProcess("W", input_dim=2, basis_degree=2)
+    field = psy.WishartProcess("W", **settings)
     psy.Oddity("correct", field, trials.reference, trials.comparison, observed=trials.response)
 
 wppm_fit = psy.find_map(wppm, progressbar=False)
-wppm_posterior = psy.laplace(wppm_fit, draws=400, random_seed=2)
+wppm_posterior = psy.laplace(wppm_fit, draws=200, random_seed=2)
 print(wppm_posterior)
 assert wppm_posterior.n_flat == 3
 contours = psy.threshold_contours(wppm_posterior, field, places, n_directions=32)
@@ -88,6 +89,12 @@ axes[0].set(xlabel="stimulus level", ylabel="proportion correct", title="400 tri
 axes[0].legend(loc="upper left")
 plots.plot_contours(contours, color="C1", label="median and 90 % band", ax=axes[1])
 plots.plot_contours(true_contours, color="0.25", linewidths=1, label="truth", ax=axes[1])
-axes[1].set(title=f"Thresholds, {trials.response.size:,} trials", xlim=(-1, 1), ylim=(-1, 1))
+axes[1].set(
+    title=f"Thresholds, {trials.response.size:,} trials",
+    xlim=(-1, 1),
+    ylim=(-1, 1),
+    xticks=(-1, 0, 1),
+    yticks=(-1, 0, 1),
+)
 axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=2)
 fig.savefig(HERE / "pictures" / "laplace_intervals.png")
