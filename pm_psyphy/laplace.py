@@ -50,6 +50,8 @@ class LaplacePosterior(Draws):
         Directions that change nothing, such as the orthogonal freedom of a Wishart process; the draws leave them out.
     method : str
         How the Hessian was computed: ``"exact"`` or ``"central differences"``.
+    noise : ndarray, (S, P - n_flat)
+        The standard normal numbers of which `factor` made the draws.
     """
 
     mode: dict[str, np.ndarray]
