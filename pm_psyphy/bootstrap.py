@@ -146,8 +146,7 @@ def bootstrap(
 
 def _resample(objective: Objective, dim: str, n: int, strata: Any, rng: Any) -> Callable[[np.ndarray], dict]:
     """Return the function that takes data sets of rows that are drawn with replacement."""
-    axes = find_axes(objective, dim)
-    length = np.shape(objective.data[next(iter(axes))])[axes[next(iter(axes))]]
+    axes, length = find_axes(objective, dim)
     labels = np.zeros(length, int) if strata is None else np.asarray(strata)
     if labels.shape != (length,):
         raise ValueError(f"strata has shape {labels.shape}. Pass a label for each of the {length} rows.")
@@ -177,8 +176,8 @@ def take_rows(objective: Objective, axes: dict[str, int], rows: np.ndarray) -> d
     }
 
 
-def find_axes(objective: Objective, dim: str) -> dict[str, int]:
-    """Return which data of an objective have a dim, and along which axis.
+def find_axes(objective: Objective, dim: str) -> tuple[dict[str, int], int]:
+    """Return which data of an objective have a dim, along which axis, and its length.
 
     Parameters
     ----------
@@ -187,7 +186,8 @@ def find_axes(objective: Objective, dim: str) -> dict[str, int]:
 
     Returns
     -------
-    dict of str to int
+    axes : dict of str to int
+    length : int
 
     Raises
     ------
@@ -210,7 +210,8 @@ def find_axes(objective: Objective, dim: str) -> dict[str, int]:
             f"No data of the model have the dim {dim!r}; its dims are {', '.join(known) or 'none'}. "
             "Name it in pm.Data(..., dims=...) and in the observed variables."
         )
-    length = np.shape(objective.data[next(iter(axes))])[axes[next(iter(axes))]]
+    name, axis = next(iter(axes.items()))
+    length = np.shape(objective.data[name])[axis]
     constants = [v for v in ancestors(objective.program.graph.outputs) if isinstance(v, Constant)]
     others = {name: np.shape(array) for name, array in objective.data.items() if name not in axes}
     others |= {f"a constant {np.asarray(c.data).ravel()[:3]}..": np.shape(c.data) for c in constants}
@@ -220,7 +221,7 @@ def find_axes(objective: Objective, dim: str) -> dict[str, int]:
             f"{', '.join(unnamed)} has the length of the dim {dim!r}, {length}, and does not say whether it has its "
             "rows. Declare it by pm.Data(..., dims=...)."
         )
-    return axes
+    return axes, length
 
 
 def find_observed(objective: Objective) -> dict[str, str]:

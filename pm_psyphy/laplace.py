@@ -30,7 +30,20 @@ EQUAL = 1e-6
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class LaplacePosterior(Draws):
+class Gaussian:
+    """What a mode and the Hessian there define; see `LaplacePosterior`."""
+
+    objective: Objective
+    mode: dict[str, np.ndarray]
+    loss: float
+    factor: np.ndarray
+    log_evidence: float
+    n_flat: int
+    method: str
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class LaplacePosterior(Draws, Gaussian):
     """A Gaussian approximation of a posterior: a mapping from the model's names to draws, (S, ...).
 
     It is Gaussian in PyMC's unconstrained space, around the mode of the density there, which has the transforms'
@@ -54,12 +67,6 @@ class LaplacePosterior(Draws):
         The standard normal numbers of which `factor` made the draws.
     """
 
-    mode: dict[str, np.ndarray]
-    loss: float
-    factor: np.ndarray
-    log_evidence: float
-    n_flat: int
-    method: str
     noise: np.ndarray = field(repr=False)
 
     @property
@@ -161,19 +168,6 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
     return LaplacePosterior(
         unconstrained=layout.split(layout.join(near.mode) + noise @ near.factor.T), noise=noise, **vars(near)
     )
-
-
-@dataclass(frozen=True)
-class Gaussian:
-    """What a mode and the Hessian there define; see `LaplacePosterior`."""
-
-    objective: Objective
-    mode: dict[str, np.ndarray]
-    loss: float
-    factor: np.ndarray
-    log_evidence: float
-    n_flat: int
-    method: str
 
 
 def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> Gaussian:
