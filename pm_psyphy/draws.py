@@ -14,6 +14,7 @@ from pm_psyphy.datatree import describe_draws
 from pm_psyphy.graph import lift
 from pm_psyphy.linker import translate
 from pm_psyphy.objective import Objective
+from pm_psyphy.program import Program
 
 # So many numbers a batch of draws may make at once.
 NUMBERS_OF_BATCH = 1_000_000
@@ -45,9 +46,8 @@ class Draws(Mapping[str, np.ndarray]):
     @cached_property
     def values_by_name(self) -> dict[str, np.ndarray]:
         """Free variables and deterministics, each (S, ...)."""
-        model = self.objective.model
-        variables = [*model.free_RVs, *model.deterministics]
-        return dict(zip((v.name for v in variables), self.evaluate(variables), strict=True))
+        function, data = self.objective.find_constrain()
+        return map_draws(self.objective.program, function, lambda: function, self.unconstrained, data)
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
@@ -80,18 +80,16 @@ class Draws(Mapping[str, np.ndarray]):
             If the expression draws random numbers of its own.
         """
         expressions: list[Any] = [expression] if isinstance(expression, Variable) else list(expression)
-        results = evaluate_draws(
-            self.objective, self.unconstrained, self.objective.model.replace_rvs_by_values(expressions)
-        )
+        model = self.objective.model
+        results = self._compute(tuple(expressions), lambda: model.replace_rvs_by_values(expressions))
         return results[0] if isinstance(expression, Variable) else results
 
     def log_likelihood(self) -> dict[str, np.ndarray]:
         """Return the log likelihood of each observation for every draw, (S, ...), by observed variable."""
-        observed = self.objective.model.observed_RVs
-        terms: Any = self.objective.model.logp(vars=observed, sum=False)
-        return dict(
-            zip((v.name for v in observed), evaluate_draws(self.objective, self.unconstrained, terms), strict=True)
-        )
+        model = self.objective.model
+        observed = tuple(model.observed_RVs)
+        terms = self._compute(("log likelihood", *observed), lambda: model.logp(vars=list(observed), sum=False))
+        return dict(zip((v.name for v in observed), terms, strict=True))
 
     def to_datatree(self, *, log_likelihood: bool = False) -> xr.DataTree:
         """Return the draws as an ArviZ DataTree.
@@ -113,52 +111,62 @@ class Draws(Mapping[str, np.ndarray]):
         chains = {group: {n: self._split(a) for n, a in arrays.items()} for group, arrays in held.items()}
         return xr.DataTree.from_dict(describe_draws(self.objective, chains))
 
+    def _compute(self, key: tuple, write: Callable[[], Any]) -> list[np.ndarray]:
+        """Compute what `write` writes in terms of the model's value variables, for every draw."""
+        program = self.objective.program
+
+        def translate_graph():
+            graph = lift(self.objective.model, write(), freeze=program.freeze)
+            if graph.generators:
+                raise ValueError(
+                    "The expression draws random numbers, which are not of the draws. "
+                    "Use pm.sample_posterior_predictive(draws.to_datatree()) for predictions."
+                )
+            return graph, translate(graph.inputs, graph.outputs, on_host=set())
+
+        graph, function = program.remember(key, translate_graph)
+        names = [p.name for p in graph.parameters]
+
+        def compute(params, data):
+            return tuple(function(*(params[name] for name in names), *data.values()))
+
+        return list(map_draws(program, key, lambda: compute, self.unconstrained, self.objective.values_of(graph)))
+
     def _split(self, array: np.ndarray) -> np.ndarray:
         return np.asarray(array).reshape(self.n_chains, -1, *array.shape[1:])
 
 
-def evaluate_draws(objective: Objective, unconstrained: Mapping[str, np.ndarray], outputs: Any) -> list[np.ndarray]:
-    """Compute tensors for many draws at once, on the device.
-
-    Parameters
-    ----------
-    objective : Objective
-    unconstrained : dict of ndarray, each (S, ...)
-    outputs : sequence of TensorVariable
-        In terms of the model's value variables.
-
-    Returns
-    -------
-    list of ndarray, each (S, ...)
-    """
-    graph = lift(objective.model, outputs, freeze=objective.program.freeze)
-    if graph.generators:
-        raise ValueError(
-            "The expression draws random numbers, which are not of the draws. "
-            "Use pm.sample_posterior_predictive(draws.to_datatree()) for predictions."
-        )
-    function = translate(graph.inputs, graph.outputs, on_host=set())
-    data = list(objective.values_of(graph).values())
-    results = map_draws(
-        lambda params, *data: tuple(function(*(params[p.name] for p in graph.parameters), *data)), unconstrained, *data
-    )
-    return [np.asarray(r) for r in results]
-
-
-def map_draws(function: Callable[..., Any], draws: Mapping[str, np.ndarray], *data: Any) -> Any:
+def map_draws(
+    program: Program, key: Any, make: Callable[[], Callable], draws: Mapping[str, np.ndarray], data: Any
+) -> Any:
     """Call a JAX function of (parameters, data) for each draw, as many at once as fit.
 
     Parameters
     ----------
-    function : callable
+    program : Program
+        Keeps what is compiled.
+    key : hashable
+        Names the function there.
+    make : callable
+        Returns the function, the first time.
     draws : dict of ndarray, each (S, ...)
-    *data : arrays
+    data : pytree of arrays
 
     Returns
     -------
-    pytree of arrays, each (S, ...)
+    pytree of ndarray, each (S, ...)
     """
-    first = {name: stack[0] for name, stack in draws.items()}
-    made = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(function, first, *data)))
-    size = int(np.clip(NUMBERS_OF_BATCH // max(made, 1), 1, len(next(iter(draws.values())))))
-    return jax.jit(lambda d, *a: jax.lax.map(lambda p: function(p, *a), d, batch_size=size))(dict(draws), *data)
+    run = program.remember(("draws", key), lambda: _over_draws(make()))
+    return jax.tree.map(np.asarray, run(dict(draws), data))
+
+
+def _over_draws(function: Callable[..., Any]) -> Callable[..., Any]:
+    @jax.jit
+    def run(draws, data):
+        first = {name: stack[0] for name, stack in draws.items()}
+        made = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(function, first, data)))
+        n_draws = len(next(iter(draws.values())))
+        size = int(np.clip(NUMBERS_OF_BATCH // max(made, 1), 1, n_draws))
+        return jax.lax.map(lambda params: function(params, data), draws, batch_size=size)
+
+    return run

@@ -21,7 +21,7 @@ class Curvature:
     objective: Objective
     layout: Layout
     slope: Callable[..., tuple[jax.Array, jax.Array]]
-    differentiate: Callable[..., jax.Array]
+    multiply: Callable[..., jax.Array]
     method: str
     """``"exact"``, or ``"central differences"`` where the second derivative is not to be had."""
 
@@ -32,8 +32,15 @@ class Curvature:
 
     def find_hessian(self, vector: np.ndarray) -> np.ndarray:
         """Return the Hessian, (P, P)."""
-        hessian = np.asarray(self.differentiate(vector, self.objective.data), float)
+        hessian = self.multiply_hessian(vector, np.eye(vector.size))
         return (hessian + hessian.T) / 2
+
+    def multiply_hessian(self, vector: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Return the product of the Hessian with each of k directions, (k, P), k at most P."""
+        k, width = directions.shape
+        padded = np.zeros((-(-width // DIRECTIONS) * DIRECTIONS, width), vector.dtype)
+        padded[:k] = directions
+        return np.asarray(self.multiply(vector, padded, k, self.objective.data)[:k], float)
 
 
 def measure_curvature(objective: Objective, layout: Layout, vector: np.ndarray) -> Curvature:
@@ -50,11 +57,8 @@ def measure_curvature(objective: Objective, layout: Layout, vector: np.ndarray) 
     -------
     Curvature
     """
-    key = "curvature", layout
-    if key not in objective.program.compiled:
-        objective.program.compiled[key] = _compile_curvature(objective, layout, vector)
-    slope, differentiate, method = objective.program.compiled[key]
-    return Curvature(objective, layout, slope, differentiate, method)
+    found = objective.program.remember(("curvature", layout), lambda: _compile_curvature(objective, layout, vector))
+    return Curvature(objective, layout, *found)
 
 
 def _compile_curvature(objective: Objective, layout: Layout, vector: np.ndarray):
@@ -67,24 +71,40 @@ def _compile_curvature(objective: Objective, layout: Layout, vector: np.ndarray)
     def gradient(vector, data):
         return slope(vector, data)[1]
 
-    @jax.jit
-    def differentiate(vector, data):
+    def multiply_exactly(vector, data):
         _, along = jax.linearize(lambda v: gradient(v, data), vector)
-        return jax.lax.map(along, jnp.eye(vector.size, dtype=vector.dtype), batch_size=DIRECTIONS)
+        return along
 
-    @jax.jit
     def take_differences(vector, data):
-        steps = np.finfo(vector.dtype).eps ** (1 / 3) * jnp.maximum(1, jnp.abs(vector))
+        precision = np.finfo(vector.dtype).eps ** (1 / 3)
 
-        def difference(i):
-            step = jnp.zeros_like(vector).at[i].set(steps[i])
-            return (gradient(vector + step, data) - gradient(vector - step, data)) / (2 * steps[i])
+        def along(direction):
+            length = jnp.maximum(jnp.linalg.norm(direction), jnp.finfo(vector.dtype).tiny)
+            step = precision * jnp.maximum(1, jnp.abs(vector @ direction) / length) / length
+            ahead, behind = gradient(vector + step * direction, data), gradient(vector - step * direction, data)
+            return (ahead - behind) / (2 * step)
 
-        return jax.lax.map(difference, jnp.arange(vector.size))
+        return along
 
+    def compile_product(find_along):
+        @jax.jit
+        def multiply(vector, directions, n, data):
+            along = jax.vmap(find_along(vector, data))
+
+            def add(i, products):
+                rows = jax.lax.dynamic_slice_in_dim(directions, i * DIRECTIONS, DIRECTIONS)
+                return jax.lax.dynamic_update_slice_in_dim(products, along(rows), i * DIRECTIONS, 0)
+
+            # The number of directions is no part of the program.
+            return jax.lax.fori_loop(0, -(-n // DIRECTIONS), add, jnp.zeros_like(directions))
+
+        return multiply
+
+    exact = compile_product(multiply_exactly)
+    every = np.eye(-(-vector.size // DIRECTIONS) * DIRECTIONS, vector.size, dtype=vector.dtype)
     try:
-        usable = bool(np.isfinite(differentiate(vector, objective.data)).all())
+        usable = bool(np.isfinite(exact(vector, every, vector.size, objective.data)).all())
     except Exception:  # what JAX raises for ops without a second derivative is not of one type
         usable = False
-    chosen = (differentiate, "exact") if usable else (take_differences, "central differences")
+    chosen = (exact, "exact") if usable else (compile_product(take_differences), "central differences")
     return jax.jit(slope), *chosen

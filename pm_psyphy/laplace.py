@@ -11,7 +11,7 @@ import numpy as np
 from pm_psyphy.draws import Draws, map_draws
 from pm_psyphy.hessian import Curvature, measure_curvature
 from pm_psyphy.objective import Objective, assemble_objective
-from pm_psyphy.program import build_constrain, check_trace
+from pm_psyphy.program import check_trace
 from pm_psyphy.result import MAPResult, abridge
 from pm_psyphy.status import Status
 from pm_psyphy.vector import Layout, find_layout
@@ -77,12 +77,10 @@ class LaplacePosterior(Draws, Gaussian):
     @cached_property
     def standard_errors(self) -> dict[str, np.ndarray]:
         """Of free variables and deterministics, to first order in the posterior's width (the delta method)."""
-        objective, layout = self.objective, find_layout(self.mode)
-        function, graph = build_constrain(objective.model, objective.program.freeze)
-        data = objective.values_of(graph)
+        layout = find_layout(self.mode)
+        function, data = self.objective.find_constrain()
 
-        @jax.jit
-        def add_squares(mode, factor):
+        def add_squares(mode, factor, data):
             _, along = jax.linearize(lambda v: function(layout.split(v), data), mode)
             zeros = jax.tree.map(jnp.zeros_like, function(layout.split(mode), data))
             total, _ = jax.lax.scan(
@@ -91,7 +89,8 @@ class LaplacePosterior(Draws, Gaussian):
             return total
 
         mode = layout.join(self.mode)
-        sums = add_squares(mode, self.factor.astype(mode.dtype))
+        run = self.objective.program.remember(("standard errors", layout, function), lambda: jax.jit(add_squares))
+        sums = run(mode, self.factor.astype(mode.dtype), data)
         return {name: np.sqrt(np.asarray(sums[name])) for name in self}
 
     @cached_property
@@ -102,8 +101,14 @@ class LaplacePosterior(Draws, Gaussian):
         """
         from arviz_stats.base import array_stats
 
-        objective = self.objective
-        losses = map_draws(lambda p, data: objective.program.value(p, data, None), self.unconstrained, objective.data)
+        program = self.objective.program
+        losses = map_draws(
+            program,
+            "loss",
+            lambda: lambda params, data: program.value(params, data, None),
+            self.unconstrained,
+            self.objective.data,
+        )
         log_ratios = 0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float)
         if np.ptp(log_ratios) < EQUAL:
             return -np.inf
@@ -243,6 +248,12 @@ class Spectrum:
             decrement = float(np.sum(along**2 / curvatures))
         return -self.scale * (self.vectors @ (along / curvatures)), decrement
 
+    def stays_flat(self, curvature: Curvature, vector: np.ndarray, zero: float) -> bool:
+        """Whether all flat directions are flat by a stricter measure, at another point."""
+        along = (self.scale[:, None] * self.vectors[:, self.is_flat]).T
+        curvatures = along @ curvature.multiply_hessian(vector, along).T
+        return bool(np.all(np.abs(np.linalg.eigvalsh(curvatures)) <= zero))
+
     def check(self, layout: Layout) -> None:
         """Raise if the density grows along some direction."""
         if self.values[0] >= 0 or self.is_flat[0]:
@@ -284,9 +295,8 @@ def _find_mode(curvature: Curvature, vector: np.ndarray) -> tuple[np.ndarray, fl
         spectrum = _decompose(curvature.find_hessian(vector), zero)
         _, decrement = spectrum.find_step(gradient)
         close = decrement <= max(CLOSE, precision * abs(loss))
-        done = close and (zero == precision**FLAT or spectrum.values[0] > zero)
         vector, loss, gradient = _descend(curvature, spectrum, vector, loss, gradient)
-        if done:
+        if close and (zero == precision**FLAT or spectrum.stays_flat(curvature, vector, precision**FLAT)):
             return vector, loss, spectrum
         zero = precision**FLAT if close else zero
     raise ValueError(

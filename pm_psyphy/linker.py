@@ -158,9 +158,9 @@ def _run_rows(function: Callable[..., Sequence[Any]], find_scales: Callable) -> 
     @run.defjvp
     def run_along(vectors, tangents):
         found, second = twice(*vectors)
-        directions = jnp.stack(tangents)
-        changes = jnp.einsum("ijn,jn->in", second, directions)
-        return list(found), [jnp.einsum("jn,jn->n", found[1:], directions), *changes]
+        # Written out, since a product of small matrices for each row is slow.
+        changes = [sum(entry * d for entry, d in zip(row, tangents, strict=True)) for row in (found[1:], *second)]
+        return list(found), changes
 
     return run
 

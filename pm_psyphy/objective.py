@@ -121,12 +121,15 @@ class Objective:
         dict of str to jax.Array
             One entry for each free variable and each deterministic, by the user's names.
         """
-        names = tuple(v.name for v in self.model.deterministics)
-        if ("constrain", names) not in self.program.compiled:
-            self.program.compiled["constrain", names] = build_constrain(self.model, self.program.freeze)
-        function, graph = self.program.compiled["constrain", names]
-        values = function(self._check(params), self.values_of(graph))
+        function, data = self.find_constrain()
+        values = function(self._check(params), data)
         return {v.name: values[v.name] for v in [*self.model.free_RVs, *self.model.deterministics]}
+
+    def find_constrain(self) -> tuple[Callable[[Params, Any], Params], dict[str, Any]]:
+        """Return the function of parameters and data behind `constrain`, compiled once, and its data."""
+        key = "constrain", tuple(v.name for v in self.model.deterministics)
+        function, graph = self.program.remember(key, lambda: build_constrain(self.model, self.program.freeze))
+        return function, self.values_of(graph)
 
     def values_of(self, graph: LiftedGraph) -> dict[str, Any]:
         """Return the data of another graph of the same model, as this objective holds them.
@@ -355,9 +358,7 @@ def check_data(program: Program, data: Mapping[str, Any]) -> None:
     changed = {name for name, values in data.items() if checked.get(name) is not values}
     for name in changed & program.index_limits.keys():
         _check_indices(name, data[name], program.index_limits[name])
-    if "checks" not in program.compiled:
-        program.compiled["checks"] = compile_checks(program.graph)
-    for op, names, function in program.compiled["checks"]:
+    for op, names, function in program.remember("checks", lambda: compile_checks(program.graph)):
         is_new = not names or changed.intersection(names)
         if is_new and not all(np.all(condition) for condition in function(*(np.asarray(data[n]) for n in names))):
             raise op.exc_type(op.msg)

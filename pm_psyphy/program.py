@@ -37,6 +37,12 @@ class Program:
     compiled: dict[Any, Any] = field(default_factory=dict)
     """What was compiled from this program since: fits by their settings, the constrained variables."""
 
+    def remember(self, key: Any, make: Callable[[], Any]) -> Any:
+        """Return what `make` has compiled for a key, now or before."""
+        if key not in self.compiled:
+            self.compiled[key] = make()
+        return self.compiled[key]
+
     @property
     def stochastic(self) -> bool:
         """Whether the loss draws random numbers."""

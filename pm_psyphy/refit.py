@@ -107,10 +107,9 @@ def _find_first_slope(program: Program, differing: frozenset[str]) -> Callable:
         origin = jnp.zeros(data[FACTOR].shape[1], data[FACTOR].dtype)
         return program.value_and_grad({WHITENED: origin}, data | own, None)[1][WHITENED]
 
-    key = "first slope", differing
-    if key not in program.compiled:
-        program.compiled[key] = jax.jit(jax.vmap(slope, (0, None)) if differing else slope)
-    return program.compiled[key]
+    return program.remember(
+        ("first slope", differing), lambda: jax.jit(jax.vmap(slope, (0, None)) if differing else slope)
+    )
 
 
 def _unstack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -133,14 +132,12 @@ def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], fa
     Objective
         Of one parameter, (Q,). It is compiled once for all modes and factors.
     """
-    compiled = objective.program.compiled
-    key = "whitened", layout
-    if key not in compiled:
-        compiled[key] = _whiten_program(objective.program, layout)
+    program = objective.program
+    whitened = program.remember(("whitened", layout), lambda: _whiten_program(program, layout))
     vector = np.asarray(layout.join(mode))
     placed: dict[str, Any] = {MODE: vector, FACTOR: factor.astype(vector.dtype)}
     start = {WHITENED: np.zeros(factor.shape[1], vector.dtype)}
-    return Objective(objective.model, compiled[key], start, objective.data | placed)
+    return Objective(objective.model, whitened, start, objective.data | placed)
 
 
 def _whiten_program(program: Program, layout: Layout) -> Program:

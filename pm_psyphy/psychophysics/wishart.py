@@ -43,7 +43,7 @@ class WishartProcess:
     decay_rate : float or tensor
         Factor of the prior variance for each degree, in (0, 1] for a smooth field.
     diag_term : float or tensor
-        Added to the diagonal of each covariance matrix, at least 0.
+        Added to the diagonal of each covariance matrix, at least 0: one for all, or one for each point, (...).
     weights : tensor or array, optional
         (K, .., K, D, E) with D axes of length K, used instead of declaring any: for hierarchies and other priors, or
         a known field. Leading axes belong to the leading axes of the points: ``weights=W[observer]``, with one
@@ -126,13 +126,8 @@ class WishartProcess:
             If x has another last dimension, or points are NaN or outside [-1, 1]: at once where they are known, else
             when the model is evaluated.
         """
-        x = check_points(x, self.input_dim)
-        products = chebyshev_products(x, self.basis_degree, self.input_dim)
-        d, e = self.input_dim, self.input_dim + self.extra_dims
-        lead = [self.weights.shape[i] for i in range(self.weights.ndim - d - 2)]
-        flat = self.weights.reshape((*lead, (self.basis_degree + 1) ** d, d * e))
-        u = pt.sum(products[..., :, None] * flat, axis=-2) if lead else products @ flat
-        return u.reshape((*[u.shape[i] for i in range(u.ndim - 1)], d, e))
+        rows = self._evaluate_rows(x)
+        return pt.stack([pt.stack(row, axis=-1) for row in rows], axis=-2)
 
     def covariance(self, x: Any) -> Any:
         r"""Return :math:`\Sigma(x)`.
@@ -146,10 +141,27 @@ class WishartProcess:
         -------
         TensorVariable, (..., D, D)
         """
-        u = self.sqrt_covariance(x)
-        # E is small: an elementwise sum is one kernel for all points, a batched product of matrices is many small ones.
-        squares = pt.sum(u[..., :, None, :] * u[..., None, :, :], axis=-1)
-        return squares + self.diag_term * np.eye(self.input_dim, dtype=squares.dtype)
+        rows = self._evaluate_rows(x)
+        # Entry by entry, what takes the matrix apart again meets whole arrays of entries, without copies of matrices.
+        entries = [[sum(a * b for a, b in zip(left, right, strict=True)) for right in rows] for left in rows]
+        for i in range(self.input_dim):
+            entries[i][i] = entries[i][i] + self.diag_term
+        return pt.stack([pt.stack(row, axis=-1) for row in entries], axis=-2)
+
+    def _evaluate_rows(self, x: Any) -> list[list[Any]]:
+        """Return the entries of U(x), D lists of E tensors (...)."""
+        x = check_points(x, self.input_dim)
+        products = chebyshev_products(x, self.basis_degree, self.input_dim)
+        d, e = self.input_dim, self.input_dim + self.extra_dims
+        lead = [self.weights.shape[i] for i in range(self.weights.ndim - d - 2)]
+        n_products = (self.basis_degree + 1) ** d
+        flat = self.weights.reshape((*lead, n_products, d * e))
+        if lead:
+            u = pt.moveaxis(pt.sum(products[..., :, None] * flat, axis=-2), -1, 0)
+        else:
+            shape = [products.shape[i] for i in range(products.ndim - 1)]
+            u = (flat.T @ products.reshape((-1, n_products)).T).reshape((d * e, *shape))
+        return [[u[i * e + j] for j in range(e)] for i in range(d)]
 
 
 def check_points(x: Any, input_dim: int) -> Any:
