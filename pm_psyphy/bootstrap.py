@@ -7,18 +7,18 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+import pytensor
 import xarray as xr
-from pytensor.graph.basic import Constant
-from pytensor.graph.traversal import ancestors
 
 from pm_psyphy.draws import Draws
 from pm_psyphy.fit import find_map
 from pm_psyphy.graph import read_data
 from pm_psyphy.laplace import approximate, check_fit
-from pm_psyphy.objective import Objective
+from pm_psyphy.objective import change_density, count_rows, find_observed
 from pm_psyphy.refit import refit
 from pm_psyphy.result import MAPResult
 from pm_psyphy.status import Status
+from pm_psyphy.weights import WEIGHTS
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -101,7 +101,7 @@ def bootstrap(
     n : int
         How many data sets.
     dim : str
-        Along which data are drawn with replacement: of the model's dims, one that all of its rows have.
+        Along which rows are drawn with replacement: a dim of observed variables, and of no parameter.
     method : {"resample", "parametric"}
         ``"parametric"``: responses are drawn from the model at the estimate, and the rest stays as it is.
     strata : array, (N,), optional
@@ -116,8 +116,7 @@ def bootstrap(
     Raises
     ------
     ValueError
-        If the fit did not converge, a setting is out of range, no data have the dim, or some have its length but not
-        its name.
+        If the fit did not converge, a setting is out of range, or no observed variable has the dim.
 
     References
     ----------
@@ -132,104 +131,32 @@ def bootstrap(
         raise ValueError(f"method is {method!r}. Pass 'resample' or 'parametric'.")
     rng = np.random.default_rng(random_seed)
     objective = fit.objective
-    take = _resample(objective, dim, n, strata, rng) if method == "resample" else _simulate(fit, n, rng)
+    if method == "resample":
+        take = _resample(count_rows(objective, dim), n, strata, rng)
+        objective = change_density(objective, weighted_dim=dim)
+    else:
+        take = _simulate(fit, n, rng)
     near = approximate(objective, fit.unconstrained)
-    found = refit(objective, near.mode, near.factor, take, n, progressbar=progressbar)
+    found = refit(objective, near, take, n, progressbar=progressbar)
     failed = [i for i, status in enumerate(found.status) if status not in (Status.CONVERGED, Status.STALLED)]
     if failed:
         warnings.warn(
             f"{len(failed)} of {n} fits did not converge, the first of them number {failed[0]}; see `status`.",
             stacklevel=2,
         )
-    return Bootstrap(objective, found.unconstrained, fit, found.loss, found.status, found.n_steps)
+    return Bootstrap(fit.objective, found.unconstrained, fit, found.loss, found.status, found.n_steps)
 
 
-def _resample(objective: Objective, dim: str, n: int, strata: Any, rng: Any) -> Callable[[np.ndarray], dict]:
-    """Return the function that takes data sets of rows that are drawn with replacement."""
-    axes, length = find_axes(objective, dim)
+def _resample(length: int, n: int, strata: Any, rng: Any) -> Callable[[np.ndarray], dict]:
+    """Return the function that draws rows with replacement: how often each is in a data set is its weight."""
     labels = np.zeros(length, int) if strata is None else np.asarray(strata)
     if labels.shape != (length,):
         raise ValueError(f"strata has shape {labels.shape}. Pass a label for each of the {length} rows.")
-    rows = np.empty((n, length), int)
+    counts = np.empty((n, length), pytensor.config.floatX)
     for label in np.unique(labels):
         (members,) = np.nonzero(labels == label)
-        rows[:, members] = rng.choice(members, (n, len(members)))
-    return lambda i: take_rows(objective, axes, rows[i])
-
-
-def take_rows(objective: Objective, axes: dict[str, int], rows: np.ndarray) -> dict[str, np.ndarray]:
-    """Return the data of B selections of rows.
-
-    Parameters
-    ----------
-    objective : Objective
-    axes : dict of str to int
-        Which data have rows, and along which axis.
-    rows : ndarray of int, (B, N)
-
-    Returns
-    -------
-    dict of str to ndarray, each (B, ...)
-    """
-    return {
-        name: np.moveaxis(np.take(np.asarray(objective.data[name]), rows, axis), axis, 0) for name, axis in axes.items()
-    }
-
-
-def find_axes(objective: Objective, dim: str) -> tuple[dict[str, int], int]:
-    """Return which data of an objective have a dim, along which axis, and its length.
-
-    Parameters
-    ----------
-    objective : Objective
-    dim : str
-
-    Returns
-    -------
-    axes : dict of str to int
-    length : int
-
-    Raises
-    ------
-    ValueError
-        If no data have it, a parameter has it, or data of its length do not say whether they have it.
-    """
-    model = objective.model
-    named = {name: tuple(dims) for name, dims in model.named_vars_to_dims.items() if dim in dims}
-    with_dim = [v.name for v in model.free_RVs if v.name in named]
-    if with_dim:
-        raise ValueError(
-            f"{', '.join(with_dim)} has the dim {dim!r}: there is a parameter for each of its rows, which cannot be "
-            "drawn apart from it. Pass another dim."
-        )
-    axes = {name: dims.index(dim) for name, dims in named.items() if name in objective.data}
-    axes |= {ours: named[name].index(dim) for name, ours in find_observed(objective).items() if name in named}
-    if not axes:
-        known = sorted({d for dims in model.named_vars_to_dims.values() for d in dims if d})
-        raise ValueError(
-            f"No data of the model have the dim {dim!r}; its dims are {', '.join(known) or 'none'}. "
-            "Name it in pm.Data(..., dims=...) and in the observed variables."
-        )
-    name, axis = next(iter(axes.items()))
-    length = np.shape(objective.data[name])[axis]
-    constants = [v for v in ancestors(objective.program.graph.outputs) if isinstance(v, Constant)]
-    others = {name: np.shape(array) for name, array in objective.data.items() if name not in axes}
-    others |= {f"a constant {np.asarray(c.data).ravel()[:3]}..": np.shape(c.data) for c in constants}
-    unnamed = [name for name, shape in others.items() if length > 1 and length in shape]
-    if unnamed:
-        raise ValueError(
-            f"{', '.join(unnamed)} has the length of the dim {dim!r}, {length}, and does not say whether it has its "
-            "rows. Declare it by pm.Data(..., dims=...)."
-        )
-    return axes, length
-
-
-def find_observed(objective: Objective) -> dict[str, str]:
-    """Return the observed variables whose values the objective holds, and the names under which it does."""
-    model, sources = objective.model, objective.program.graph.sources
-    names = {id(source): name for name, source in sources.items()}
-    values = {rv.name: model.rvs_to_values[rv] for rv in model.observed_RVs}
-    return {name: names[id(value)] for name, value in values.items() if id(value) in names}
+        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n)
+    return lambda i: {WEIGHTS: counts[i]}
 
 
 def _simulate(fit: MAPResult, n: int, rng: Any) -> Callable[[np.ndarray], dict]:

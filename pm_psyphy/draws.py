@@ -125,10 +125,9 @@ class Draws(Mapping[str, np.ndarray]):
             return graph, translate(graph.inputs, graph.outputs, on_host=set())
 
         graph, function = program.remember(key, translate_graph)
-        names = [p.name for p in graph.parameters]
 
         def compute(params, data):
-            return tuple(function(*(params[name] for name in names), *data.values()))
+            return tuple(function(*(params[p.name] for p in graph.parameters), *(data[name] for name in graph.data)))
 
         return list(map_draws(program, key, lambda: compute, self.unconstrained, self.objective.values_of(graph)))
 

@@ -20,15 +20,15 @@ class Curvature:
 
     objective: Objective
     layout: Layout
-    slope: Callable[..., tuple[jax.Array, jax.Array]]
     multiply: Callable[..., jax.Array]
     method: str
     """``"exact"``, or ``"central differences"`` where the second derivative is not to be had."""
 
     def find_slope(self, vector: np.ndarray) -> tuple[float, np.ndarray]:
         """Return the loss and its gradient, (P,)."""
-        loss, gradient = self.slope(vector, self.objective.data)
-        return float(loss), np.asarray(gradient, float)
+        params = self.layout.split(vector)
+        loss, grads = self.objective.program.jitted_value_and_grad(params, self.objective.data, None)
+        return float(loss), np.asarray(self.layout.join(grads), float)
 
     def find_hessian(self, vector: np.ndarray) -> np.ndarray:
         """Return the Hessian, (P, P)."""
@@ -64,12 +64,8 @@ def measure_curvature(objective: Objective, layout: Layout, vector: np.ndarray) 
 def _compile_curvature(objective: Objective, layout: Layout, vector: np.ndarray):
     program = objective.program
 
-    def slope(vector, data):
-        loss, grads = program.value_and_grad(layout.split(vector), data, None)
-        return loss, layout.join(grads)
-
     def gradient(vector, data):
-        return slope(vector, data)[1]
+        return layout.join(program.value_and_grad(layout.split(vector), data, None)[1])
 
     def multiply_exactly(vector, data):
         _, along = jax.linearize(lambda v: gradient(v, data), vector)
@@ -106,5 +102,4 @@ def _compile_curvature(objective: Objective, layout: Layout, vector: np.ndarray)
         usable = bool(np.isfinite(exact(vector, every, vector.size, objective.data)).all())
     except Exception:  # what JAX raises for ops without a second derivative is not of one type
         usable = False
-    chosen = (exact, "exact") if usable else (compile_product(take_differences), "central differences")
-    return jax.jit(slope), *chosen
+    return (exact, "exact") if usable else (compile_product(take_differences), "central differences")

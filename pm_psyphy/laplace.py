@@ -1,6 +1,6 @@
 """A fit in; the Gaussian that has its mode and curvature, its draws and its evidence come out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from pm_psyphy.draws import Draws, map_draws
 from pm_psyphy.hessian import Curvature, measure_curvature
-from pm_psyphy.objective import Objective, assemble_objective
-from pm_psyphy.program import check_trace
+from pm_psyphy.objective import Objective, change_density
+from pm_psyphy.orbits import find_orbit
 from pm_psyphy.result import MAPResult, abridge
 from pm_psyphy.status import Status
 from pm_psyphy.vector import Layout, find_layout
@@ -39,6 +39,7 @@ class Gaussian:
     factor: np.ndarray
     log_evidence: float
     n_flat: int
+    rotating: tuple[str, ...]
     method: str
 
 
@@ -58,9 +59,12 @@ class LaplacePosterior(Draws, Gaussian):
     factor : ndarray, (P, P - n_flat)
         The covariance is ``factor @ factor.T``. Parameters stand one after the other as in `mode`.
     log_evidence : float
-        Log marginal likelihood of the data. Along flat directions it is a density, not integrated over their length.
+        Log marginal likelihood of the data, with all rotations of a Wishart process's weights. Along other flat
+        directions it is a density, not integrated over their length.
     n_flat : int
         Directions that change nothing, such as the orthogonal freedom of a Wishart process; the draws leave them out.
+    rotating : tuple of str
+        Value variables, the weights of Wishart processes, whose rotations are those directions; empty if others are.
     method : str
         How the Hessian was computed: ``"exact"`` or ``"central differences"``.
     noise : ndarray, (S, P - n_flat)
@@ -167,7 +171,7 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
     check_fit(fit)
     if not isinstance(draws, int | np.integer) or draws < 1:
         raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
-    near = approximate(_add_jacobian(fit.objective), fit.unconstrained)
+    near = approximate(add_jacobian(fit.objective), fit.unconstrained)
     layout = find_layout(near.mode)
     noise = np.random.default_rng(random_seed).standard_normal((draws, near.factor.shape[1]))
     return LaplacePosterior(
@@ -194,8 +198,12 @@ def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> G
     mode, loss, spectrum = _find_mode(curvature, vector)
     spectrum.check(layout)
     factor, log_volume = spectrum.factorise()
-    n_flat = int(spectrum.is_flat.sum())
-    return Gaussian(objective, layout.split(mode), loss, factor, log_volume - loss, n_flat, curvature.method)
+    n_flat, split = int(spectrum.is_flat.sum()), layout.split(mode)
+    rotating, log_orbit = find_orbit(
+        objective.model, split, n_flat, lambda params: curvature.find_slope(np.asarray(layout.join(params)))[0]
+    )
+    log_evidence = log_volume + log_orbit - loss
+    return Gaussian(objective, split, loss, factor, log_evidence, n_flat, rotating, curvature.method)
 
 
 def check_fit(fit: Any) -> None:
@@ -214,13 +222,10 @@ def check_fit(fit: Any) -> None:
         )
 
 
-def _add_jacobian(objective: Objective) -> Objective:
+def add_jacobian(objective: Objective) -> Objective:
     """Return the density in the unconstrained space, on the same data."""
-    model = objective.model
-    if all(transform is None for transform in model.rvs_to_transforms.values()):
-        return objective
-    found = assemble_objective(model, jacobian=True, initvals=None, accept=check_trace)
-    return replace(found, data=objective.values_of(found.program.graph))
+    has_transforms = any(transform is not None for transform in objective.model.rvs_to_transforms.values())
+    return change_density(objective, jacobian=True) if has_transforms else objective
 
 
 @dataclass(frozen=True)

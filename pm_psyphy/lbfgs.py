@@ -56,7 +56,7 @@ class LBFGSState(NamedTuple):
         return Line(*(self.numbers[..., i] for i in range(len(Line._fields))))
 
 
-def lbfgs(memory_size: int | None = None) -> optax.GradientTransformationExtraArgs:
+def lbfgs(memory_size: int | None = None, *, first_step: float = 1.0) -> optax.GradientTransformationExtraArgs:
     """Minimise by L-BFGS with one evaluation of value and gradient per update.
 
     ``optax.lbfgs`` searches its line inside ``update``: the compiled program holds the model three times, and a batch
@@ -75,6 +75,9 @@ def lbfgs(memory_size: int | None = None) -> optax.GradientTransformationExtraAr
         Number of pairs m that are kept; they take 2 m P numbers. Default: as many as make 100,000 numbers, at least 30,
         at most 2 P. With as many as there are steps it is BFGS, which takes the fewest steps where parameters are badly
         scaled.
+    first_step : float
+        How long the first step may be. It is the gradient where that is shorter, so that ``numpy.inf`` suits
+        parameters in which the loss has about the curvature 1.
 
     Returns
     -------
@@ -128,8 +131,8 @@ def lbfgs(memory_size: int | None = None) -> optax.GradientTransformationExtraAr
         # Neither this bound of the length of a gradient nor what is made of it overflows where its square does.
         length = jnp.minimum(jnp.sqrt(g_g), jnp.sqrt(1.0 * grad.size) * jnp.max(jnp.abs(grads), initial=0))
         length = jnp.where(accepted, length, line.length)
-        steepest = -grad / jnp.maximum(1.0, length)
-        new_slope = jnp.where(sound, quasi_slope, -length * jnp.minimum(length, 1.0))
+        steepest = -grad / jnp.maximum(1.0, length / first_step)
+        new_slope = jnp.where(sound, quasi_slope, -length * jnp.minimum(length, first_step))
         new_value = jnp.where(accepted, value, line.value)
         is_idle = (value >= line.value - 2 * jnp.finfo(value.dtype).eps * jnp.abs(line.value)) & (length >= line.length)
         n_idle = jnp.where(is_idle, line.n_idle + 1, 0)

@@ -19,9 +19,11 @@ from pm_psyphy.program import (
     build_constrain,
     build_program,
     check_finite,
+    check_trace,
     explain_no_route,
 )
 from pm_psyphy.start import draw_starts, explain_start
+from pm_psyphy.weights import WEIGHTS, find_rows
 
 
 @jax.tree_util.register_dataclass
@@ -221,7 +223,7 @@ class Objective:
 
 
 # Programs hold no model, so a model that is no longer used takes its program with it.
-_PROGRAMS: WeakKeyDictionary[pm.Model, dict[bool, tuple[tuple, dict[str, np.ndarray], Program]]] = WeakKeyDictionary()
+_PROGRAMS: WeakKeyDictionary[pm.Model, dict[Any, tuple[tuple, dict[str, np.ndarray], Program]]] = WeakKeyDictionary()
 
 
 def compile_objective(
@@ -272,22 +274,67 @@ def compile_objective(
 
 
 def assemble_objective(
-    model: pm.Model | None, *, jacobian: bool, initvals: Mapping[str, Any] | None, accept: Callable
+    model: pm.Model | None,
+    *,
+    jacobian: bool,
+    initvals: Mapping[str, Any] | None,
+    accept: Callable,
+    weighted_dim: str | None = None,
 ) -> Objective:
-    """Do the work of `compile_objective`, with the test that a route must pass; see `build_program`."""
+    """Do the work of `compile_objective`; see `build_program` for `accept` and `weighted_dim`."""
     model = find_model(model)
     check_model(model)
     start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
-    program = _find_program(model, jacobian)
+    kind = jacobian, weighted_dim
+    program = _find_program(model, kind)
     if program is not None:
         check_data(program, read_data(program.graph.sources))
         program = _recheck(program, start, accept)
     if program is None:
-        program = _build_or_explain(model, start, jacobian, accept)
+        program = _build_or_explain(model, start, jacobian=jacobian, accept=accept, weighted_dim=weighted_dim)
         check_data(program, read_data(program.graph.sources))
         frozen = {name: source.get_value() for name, source in program.graph.frozen.items()}
-        _PROGRAMS.setdefault(model, {})[jacobian] = (_model_state(model), frozen, program)
+        _PROGRAMS.setdefault(model, {})[kind] = (_model_state(model), frozen, program)
     return Objective(model, program, start, _place(program, read_data(program.graph.sources)))
+
+
+def change_density(objective: Objective, *, jacobian: bool = False, weighted_dim: str | None = None) -> Objective:
+    """Return another density of the same model, on the same data.
+
+    Parameters
+    ----------
+    objective : Objective
+    jacobian : bool
+        See `compile_objective`.
+    weighted_dim : str, optional
+        Give each row along this dim a weight, named `WEIGHTS` among the data, at first 1.
+
+    Returns
+    -------
+    Objective
+    """
+    found = assemble_objective(
+        objective.model, jacobian=jacobian, initvals=None, accept=check_trace, weighted_dim=weighted_dim
+    )
+    data = objective.values_of(found.program.graph)
+    if weighted_dim is not None:
+        data[WEIGHTS] = jnp.ones(count_rows(objective, weighted_dim), data[WEIGHTS].dtype)
+    return replace(found, start=objective.start, data=data)
+
+
+def count_rows(objective: Objective, dim: str) -> int:
+    """Return the length of a dim in the data that an objective holds."""
+    names, (axes, length) = find_observed(objective), find_rows(objective.model, dim)
+    lengths = [np.shape(objective.data[names[name]])[axis] for name, axis in axes.items() if name in names]
+    return lengths[0] if lengths else length
+
+
+def find_observed(objective: Objective) -> dict[str, str]:
+    """Return the observed variables whose values the objective holds, and the names under which it does."""
+    model, sources = objective.model, objective.program.graph.sources
+    names = {id(source): name for name, source in sources.items()}
+    values = {rv.name: model.rvs_to_values[rv] for rv in model.observed_RVs}
+    return {name: names[id(value)] for name, value in values.items() if id(value) in names}
 
 
 def _recheck(program: Program, start: dict[str, np.ndarray], accept: Callable) -> Program | None:
@@ -324,9 +371,9 @@ def _model_state(model: pm.Model) -> tuple:
     )
 
 
-def _find_program(model: pm.Model, jacobian: bool) -> Program | None:
+def _find_program(model: pm.Model, kind: tuple[bool, str | None]) -> Program | None:
     """Return the program compiled before, unless the model or data inside the program changed since."""
-    state, frozen, program = _PROGRAMS.get(model, {}).get(jacobian, ((), {}, None))
+    state, frozen, program = _PROGRAMS.get(model, {}).get(kind, ((), {}, None))
     present = _model_state(model)
     is_same = len(state) == len(present) and all(a is b for a, b in zip(state, present, strict=True))
     if program is None or not is_same:
@@ -335,9 +382,9 @@ def _find_program(model: pm.Model, jacobian: bool) -> Program | None:
     return program if unchanged else None
 
 
-def _build_or_explain(model: pm.Model, start: dict[str, np.ndarray], jacobian: bool, accept: Callable) -> Program:
+def _build_or_explain(model: pm.Model, start: dict[str, np.ndarray], **settings: Any) -> Program:
     try:
-        return build_program(model, start, jacobian=jacobian, accept=accept)
+        return build_program(model, start, **settings)
     except NoRoute as failure:
         if failure.nonfinite is None:
             raise explain_no_route(model, failure.errors) from failure

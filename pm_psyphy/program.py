@@ -16,6 +16,7 @@ from pytensor.graph.traversal import ancestors
 
 from pm_psyphy.graph import FREEZING, LiftedGraph, lift, read_data
 from pm_psyphy.linker import OpNotInJAX, name_op, translate
+from pm_psyphy.weights import write_weighted_log_density
 
 type Params = dict[str, jax.Array]
 type Data = dict[str, jax.Array]
@@ -86,6 +87,7 @@ def build_program(
     *,
     jacobian: bool,
     accept: Callable[[Program, Mapping[str, np.ndarray]], None],
+    weighted_dim: str | None = None,
 ) -> Program:
     """Compile -log p of a model and its gradient by the first route that passes.
 
@@ -97,6 +99,8 @@ def build_program(
     jacobian : bool
     accept : callable
         `check_finite`, or `check_trace` where the caller will see for himself whether the values are finite.
+    weighted_dim : str, optional
+        Along which each row of the likelihood gets a weight, among the data.
 
     Returns
     -------
@@ -108,7 +112,10 @@ def build_program(
         If none passes.
     """
     set_precision(model)
-    loss: Any = model.logp(jacobian=jacobian)
+    weigh = weighted_dim is not None
+    loss: Any = (
+        write_weighted_log_density(model, weighted_dim, jacobian=jacobian) if weigh else model.logp(jacobian=jacobian)
+    )
     errors: dict[str, Exception] = {}
     for route, graph, freeze in _list_routes(model, -loss, errors):
         on_host: set[str] | None = set() if route.startswith("callback") else None

@@ -6,11 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from rich.progress import track
 
+from pm_psyphy.laplace import Gaussian
 from pm_psyphy.lbfgs import lbfgs
 from pm_psyphy.loop import Settings
 from pm_psyphy.objective import Objective
@@ -27,7 +26,8 @@ TOLERANCE = 1e-3
 NUMBERS_OF_BATCH, NUMBERS_OF_FIT = 1_000_000, 10_000
 # Names of what the program gets beside the model's own parameters and data.
 WHITENED, MODE, FACTOR = "whitened parameters", "mode", "factor of the covariance"
-OPTIMIZER = lbfgs()
+# The parameters' curvature is about 1, so that the gradient is about Newton's step.
+OPTIMIZER = lbfgs(first_step=np.inf)
 
 
 @dataclass(frozen=True)
@@ -43,8 +43,7 @@ class Refits:
 
 def refit(
     objective: Objective,
-    mode: dict[str, np.ndarray],
-    factor: np.ndarray,
+    near: Gaussian,
     take: Callable[[np.ndarray], dict[str, np.ndarray]],
     n: int,
     *,
@@ -55,12 +54,11 @@ def refit(
     Parameters
     ----------
     objective : Objective
-    mode : dict of str to ndarray
-        Where each fit begins.
-    factor : ndarray, (P, P - n_flat)
-        Of the covariance there. Divided by it, parameters have about the curvature 1 in all directions.
+    near : Gaussian
+        At its mode each fit begins; in coordinates of its factor, parameters have about the curvature 1.
     take : callable
-        Given the numbers of B data sets, returns the data that differ among them by name, each (B, ...).
+        Given the numbers of B data sets, returns the data that differ among them by name, each (B, ...). They have
+        the shapes and types of those of the objective.
     n : int
     progressbar : bool
 
@@ -68,47 +66,32 @@ def refit(
     -------
     Refits
     """
-    layout = find_layout(mode)
-    whitened = whiten(objective, layout, mode, factor)
-    size = sum(array[0].size for array in take(np.zeros(1, int)).values())
+    layout = find_layout(near.mode)
+    whitened = whiten(objective, layout, near.mode, near.factor)
+    size = sum(array.size for array in objective.data.values())
     n_batches = -(-n // (1 if size > NUMBERS_OF_FIT else NUMBERS_OF_BATCH // max(size, 1)))
     n_at_once = -(-n // n_batches)
     # The last batch is filled up with its last data set, so that all have one shape.
     batches = np.minimum(np.arange(n_batches * n_at_once), n - 1).reshape(n_batches, n_at_once)
-    loss, _ = whitened.value_and_grad(whitened.start)
-    settings = Settings(STEPS, TOLERANCE / max(1.0, abs(float(loss))), log_every=STEPS)
+    settings = Settings(STEPS, TOLERANCE / max(1.0, abs(near.loss)), log_every=STEPS)
     differing = frozenset(take(batches[0])) if n_at_once > 1 else frozenset()
-    first_slope = _find_first_slope(whitened.program, differing)
 
     def fit(batch: np.ndarray) -> Trajectory:
         data = whitened.data | _unstack(take(batch))
-        # The parameters' curvature is about 1, so that the gradient is about Newton's step.
-        starts = -np.atleast_2d(first_slope({n: data[n] for n in differing}, data))
-        return minimise(replace(whitened, data=data), OPTIMIZER, {WHITENED: starts}, settings, batched=differing)
+        starts = {name: np.repeat(origin[None], n_at_once, axis=0) for name, origin in whitened.start.items()}
+        return minimise(replace(whitened, data=data), OPTIMIZER, starts, settings, batched=differing)
 
     found = [fit(batches[0])]
     # A fit of many rows runs on one core of a CPU; each thread keeps one busy.
     with ThreadPoolExecutor(os.cpu_count() if n_at_once == 1 else 1) as pool:
         rest = pool.map(fit, batches[1:])
         found += track(rest, "fitting", total=n_batches - 1, disable=not progressbar, transient=True)
-    vectors = np.concatenate([t.params[WHITENED] for t in found])[:n] @ factor.T + layout.join(mode)
+    vectors = np.concatenate([t.params[WHITENED] for t in found])[:n] @ near.factor.T + layout.join(near.mode)
     return Refits(
         layout.split(vectors),
         np.concatenate([t.loss for t in found])[:n],
         tuple(status for t in found for status in t.status)[:n],
         np.concatenate([t.last_step for t in found])[:n],
-    )
-
-
-def _find_first_slope(program: Program, differing: frozenset[str]) -> Callable:
-    """Return the gradient at the mode as a function of the data that differ among fits, and of all data."""
-
-    def slope(own, data):
-        origin = jnp.zeros(data[FACTOR].shape[1], data[FACTOR].dtype)
-        return program.value_and_grad({WHITENED: origin}, data | own, None)[1][WHITENED]
-
-    return program.remember(
-        ("first slope", differing), lambda: jax.jit(jax.vmap(slope, (0, None)) if differing else slope)
     )
 
 

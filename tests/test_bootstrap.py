@@ -45,12 +45,11 @@ def test_standard_errors_are_the_analytic_ones(fit, method):
 
 def test_each_estimate_is_the_fit_of_its_data(fit):
     found = psy.bootstrap(fit, n=5, random_seed=2, progressbar=False)
-    rows = np.random.default_rng(2).choice(np.arange(N), (5, N))
+    counts = np.random.default_rng(2).multinomial(N, np.full(N, 1 / N), size=5)
     for i in (0, 4):
+        rows = np.repeat(np.arange(N), counts[i])
         with pm.Model() as model:
-            pm.Normal(
-                "y", X[rows[i]] @ pm.Normal("slopes", 0, 100, shape=2), pm.HalfNormal("sigma", 10), observed=Y[rows[i]]
-            )
+            pm.Normal("y", X[rows] @ pm.Normal("slopes", 0, 100, shape=2), pm.HalfNormal("sigma", 10), observed=Y[rows])
         alone = psy.find_map(model)
         np.testing.assert_allclose(found["slopes"][i], alone["slopes"], atol=PRECISION)
         np.testing.assert_allclose(found.loss[i], alone.loss, rtol=1e-6)
@@ -103,14 +102,15 @@ def test_bad_input_is_said(fit):
         psy.bootstrap(fit, n=0)
     with pytest.raises(ValueError, match="method is 'jackknife'. Pass 'resample' or 'parametric'"):
         psy.bootstrap(fit, method="jackknife")
-    with pytest.raises(ValueError, match=r"No data of the model have the dim 'row'; its dims are predictor, trial"):
+    with pytest.raises(ValueError, match=r"No observed variable has the dim 'row'; theirs are trial. Declare"):
         psy.bootstrap(fit, dim="row")
     with pytest.raises(ValueError, match=r"slopes has the dim 'predictor': there is a parameter for each"):
         psy.bootstrap(fit, dim="predictor")
-    with pm.Model(coords={"trial": range(N)}) as unnamed:
-        pm.Normal("y", X @ pm.Normal("slopes", shape=2), 1, observed=Y, dims="trial")
-    with pytest.raises(ValueError, match=r"has the length of the dim 'trial', 300, and does not say"):
-        psy.bootstrap(unnamed)
+    with pm.Model(coords={"trial": range(N), "axis": range(2)}) as vectors:
+        mean = pm.Normal("mean", shape=2)
+        pm.MvNormal("y", mean, np.eye(2), observed=np.stack([Y, Y], axis=1), dims=("trial", "axis"))
+    with pytest.raises(ValueError, match=r"'y' has one log likelihood for all of 'axis', not one for each row"):
+        psy.bootstrap(vectors, dim="axis")
     with pytest.warns(UserWarning, match="Not converged"):
         rough = psy.find_map(regression(), optimizer="sgd", learning_rate=1e-9, steps=2)
     with pytest.raises(ValueError, match="has not converged"):

@@ -97,6 +97,8 @@ class WishartProcess:
         if weights is None:
             sd = pt.sqrt(variance_scale * pt.power(decay_rate, degrees.astype(pytensor.config.floatX)))
             z = pm.Normal(f"{name}_z", 0, 1, shape=shape, initval=_start(shape))
+            # Any rotation of the last axis gives the same field, which the evidence of a model counts.
+            z.tag.rotates = True
             self.weights: Any = pm.Deterministic(name, z * sd[..., None, None])
         else:
             self.weights = as_tensor(weights)
