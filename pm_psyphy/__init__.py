@@ -5,7 +5,8 @@ gradient as one compiled function of parameters and data (graph, linker, program
 (start), searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop, optimize), and
 describes the best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for a loop of your
 own. `laplace` turns the estimate into draws of a Gaussian (hessian, laplace, draws), `bootstrap` into estimates of
-resampled data (refit, bootstrap).
+resampled data (refit, bootstrap), `sample` into draws by NUTS (sampling). `cross_validate` chooses hyperparameters,
+`goodness_of_fit` compares responses with what the model expects.
 
 Models of observers (`psychophysics`) are PyTensor expressions inside ``with pm.Model()``: a `WishartProcess` gives the
 covariance of percepts over the stimulus space, a task such as `Oddity` the probability of each response. `Trials` is a
@@ -15,7 +16,10 @@ checked table of data for them, and `threshold_contours` reads thresholds off a 
 from importlib.metadata import version
 
 from pm_psyphy.bootstrap import Bootstrap, bootstrap
+from pm_psyphy.cross_validation import CrossValidation, cross_validate
+from pm_psyphy.draws import Draws
 from pm_psyphy.fit import find_map
+from pm_psyphy.goodness import Difference, GoodnessOfFit, compare_draws, goodness_of_fit
 from pm_psyphy.kernel import MAPState, map_kernel
 from pm_psyphy.laplace import LaplacePosterior, laplace
 from pm_psyphy.lbfgs import lbfgs
@@ -49,6 +53,7 @@ from pm_psyphy.psychophysics import (
     yes_no_log_odds,
 )
 from pm_psyphy.result import MAPResult, load_map
+from pm_psyphy.sampling import sample
 from pm_psyphy.status import Status
 from pm_psyphy.thresholds import ThresholdContours, threshold_contours
 
@@ -56,7 +61,11 @@ __version__ = version("pm_psyphy")
 
 __all__ = [
     "Bootstrap",
+    "CrossValidation",
+    "Difference",
     "Domain",
+    "Draws",
+    "GoodnessOfFit",
     "LaplacePosterior",
     "MAPResult",
     "MAPState",
@@ -72,9 +81,12 @@ __all__ = [
     "bootstrap",
     "bures_similarity",
     "bures_wasserstein_distance",
+    "compare_draws",
     "compile_objective",
+    "cross_validate",
     "discriminability",
     "find_map",
+    "goodness_of_fit",
     "just_noticeable_difference",
     "laplace",
     "lbfgs",
@@ -90,6 +102,7 @@ __all__ = [
     "psychometric_inverse",
     "psychometric_log_odds",
     "same_different_log_odds",
+    "sample",
     "simulate_trials",
     "simulated_oddity_log_odds",
     "tanh_log_odds",

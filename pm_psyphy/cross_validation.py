@@ -210,7 +210,7 @@ def _assign_folds(folds: Any, n_rows: int, rng: np.random.Generator) -> np.ndarr
             raise ValueError(f"folds has shape {given.shape}. Pass a number, or a label for each of the {n_rows} rows.")
         names, labels = np.unique(given, return_inverse=True)
         if len(names) < 2:
-            raise ValueError(f"All rows are in the fold {names[0]!r}. Label at least two.")
+            raise ValueError(f"All rows are in the fold {names.tolist()[0]!r}. Label at least two.")
         return labels
     if not isinstance(folds, int | np.integer) or not 2 <= folds <= n_rows:
         raise ValueError(f"folds is {folds!r}, of {n_rows} rows. Pass a whole number from 2 to {n_rows}.")
@@ -246,5 +246,5 @@ def _evaluate_rows(draws: Draws, dim: str) -> np.ndarray:
     axes, _ = find_rows(model, dim)
     terms = draws.log_likelihood()
     terms |= {p.name: draws.evaluate(p) for p in model.potentials if p.name in axes}
-    by_row = (np.moveaxis(terms[name], axis + 1, 1) for name, axis in axes.items())
-    return sum(term.reshape(*term.shape[:2], -1).sum(axis=-1) for term in by_row)
+    by_row = [np.moveaxis(terms[name], axis + 1, 1) for name, axis in axes.items()]
+    return np.sum([term.reshape(*term.shape[:2], -1).sum(axis=-1) for term in by_row], axis=0)

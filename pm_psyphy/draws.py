@@ -38,6 +38,28 @@ class Draws(Mapping[str, np.ndarray]):
     unconstrained: dict[str, np.ndarray]
     n_chains: int = field(default=1, kw_only=True)
 
+    @classmethod
+    def from_datatree(cls, objective: Objective, tree: xr.DataTree) -> "Draws":
+        """Read draws back from a tree of `sample` or of `to_datatree`, to evaluate expressions of them.
+
+        Parameters
+        ----------
+        objective : Objective
+            As a fit holds it: ``fit.objective``.
+        tree : DataTree
+            With the group ``unconstrained_posterior``.
+        """
+        if "unconstrained_posterior" not in tree.children:
+            raise ValueError(
+                f"The tree has the groups {', '.join(tree.children)}, and no unconstrained_posterior. Pass one of "
+                "sample or of to_datatree."
+            )
+        group = tree["unconstrained_posterior"].dataset
+        arrays = {name: group[name].to_numpy() for name in objective.start}
+        return cls(
+            objective, {n: a.reshape(-1, *a.shape[2:]) for n, a in arrays.items()}, n_chains=group.sizes["chain"]
+        )
+
     @property
     def n_draws(self) -> int:
         """S, of all chains together."""
@@ -88,6 +110,8 @@ class Draws(Mapping[str, np.ndarray]):
         """Return the log likelihood of each observation for every draw, (S, ...), by observed variable."""
         model = self.objective.model
         observed = tuple(model.observed_RVs)
+        if not observed:
+            return {}
         terms = self._compute(("log likelihood", *observed), lambda: model.logp(vars=list(observed), sum=False))
         return dict(zip((v.name for v in observed), terms, strict=True))
 

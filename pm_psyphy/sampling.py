@@ -93,7 +93,7 @@ def sample(
     across, flat = _span(near)
     whitened = whiten(near.objective, layout, near.mode, across)
     data = whitened.data | {FLAT: flat.astype(whitened.data[MODE].dtype)}
-    settings = target_accept, init, near.rotating
+    settings = target_accept, init, near.rotating if near.n_flat else ()
     run_tuning, run_draws = whitened.program.remember(
         ("nuts", *settings), lambda: _compile(blackjax, whitened.program, layout, *settings)
     )

@@ -145,7 +145,7 @@ class WishartProcess:
         """
         rows = self._evaluate_rows(x)
         # Entry by entry, what takes the matrix apart again meets whole arrays of entries, without copies of matrices.
-        entries = [[sum(a * b for a, b in zip(left, right, strict=True)) for right in rows] for left in rows]
+        entries: Any = [[sum(a * b for a, b in zip(left, right, strict=True)) for right in rows] for left in rows]
         for i in range(self.input_dim):
             entries[i][i] = entries[i][i] + self.diag_term
         return pt.stack([pt.stack(row, axis=-1) for row in entries], axis=-2)

@@ -1,0 +1,226 @@
+"""Measure what comes after a fit, and its calibration, in one run of the peers' environment; write docs/uncertainty.md.
+
+.venv-peers/bin/python benchmarks/uncertainty.py
+"""
+
+import argparse
+import multiprocessing
+import os
+import platform
+import time
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+
+import arviz as az
+import numpy as np
+import pymc as pm
+
+import pm_psyphy as psy
+
+GRID = {"variance_scale": [1e-3, 2e-3, 4e-3, 8e-3, 16e-3], "decay_rate": [0.2, 0.3, 0.4, 0.5, 0.6]}
+POINTS = np.array([[0.0, 0.0], [0.5, 0.5], [-0.5, 0.5]])
+rows: list[tuple[str, str, str]] = []
+
+
+def report(what: str, found: str, target: str = "") -> None:
+    rows.append((what, found, target))
+    print(what, "|", found, "|", target, flush=True)
+
+
+def build(trials: psy.Trials, **settings) -> tuple[pm.Model, psy.WishartProcess]:
+    with pm.Model(coords={"trial": range(len(trials.response))}) as model:
+        scales = {name: pm.Data(name, value) for name, value in {"variance_scale": 4e-3, "decay_rate": 0.4}.items()}
+        field = psy.WishartProcess("W", input_dim=2, **scales, **settings)
+        dims = "trial", "stimulus"
+        stimuli = pm.Data("reference", trials.reference, dims=dims), pm.Data("comparison", trials.comparison, dims=dims)
+        psy.Oddity("correct", field, *stimuli, observed=pm.Data("response", trials.response), dims="trial")
+    return model, field
+
+
+def simulate(n: int, seed: int = 0, **settings) -> tuple[psy.Trials, psy.WishartProcess]:
+    """Draw an observer from the prior, and its responses."""
+    with pm.Model() as prior:
+        psy.WishartProcess("W", input_dim=2, **settings)
+    truth = psy.WishartProcess("truth", input_dim=2, weights=pm.draw(prior["W"], random_seed=seed + 4), **settings)
+    rng = np.random.default_rng(seed)
+    reference = rng.uniform(-0.8, 0.8, (n, 2))
+    comparison = psy.place_comparisons(truth, reference, rng.uniform(0.5, 4, n), random_seed=rng)
+    return psy.simulate_trials(truth, reference, comparison, random_seed=rng), truth
+
+
+def time_once(function) -> tuple[float, object]:
+    begun = time.perf_counter()
+    found = function()
+    return time.perf_counter() - begun, found
+
+
+def bench_observer() -> None:
+    """Laplace, bootstrap and cross-validation of 150 weights and 6,000 trials."""
+    model, _ = build(simulate(6000)[0])
+    fit = psy.find_map(model, progressbar=False)
+    cold, _ = time_once(lambda: psy.laplace(fit))
+    warm = [time_once(lambda seed=seed: psy.laplace(fit, random_seed=seed))[0] for seed in range(5)]
+    report("Laplace, 150 weights, 6,000 trials", f"cold {cold:.1f} s, warm {np.median(warm):.2f} s", "< 1 s warm")
+    psy.bootstrap(fit, n=2, progressbar=False)
+    seconds, found = time_once(lambda: psy.bootstrap(fit, n=120, random_seed=1, progressbar=False))
+    rng = np.random.default_rng(1)
+    objective, alone = fit.objective, []
+    for _ in range(6):
+        picked = rng.integers(6000, size=6000)
+        data = {name: np.asarray(objective.data[name])[picked] for name in ("reference", "comparison", "response")}
+        alone.append(time_once(lambda data=data: psy.find_map(objective.with_data(**data), progressbar=False))[0])
+    report(
+        f"120 bootstrap refits of 6,000 trials, {np.mean(found.n_steps):.0f} steps on average",
+        f"{seconds:.0f} s",
+        "< 60 s" + " (missed)" * (seconds > 60),
+    )
+    report(
+        f"the same by 120 fits in a loop, {np.mean(alone):.2f} s each (6 were run)",
+        f"{120 * np.mean(alone) / seconds:.1f} x the time",
+        "≥ 3",
+    )
+    seconds, found = time_once(lambda: psy.cross_validate(model, grid=GRID, random_seed=0, progressbar=False))
+    report(
+        "5-fold cross-validation over a 5 x 5 grid, 6,000 trials, with compilation",
+        f"{seconds:.0f} s",
+        "< 180 s" + " (missed)" * (seconds > 180),
+    )
+    chosen = [
+        ", ".join(f"{value:.3g}" for value in found.best.values()),
+        ", ".join(f"{value:.3g}" for value in found.best_by_evidence.values()),
+    ]
+    report("chosen by held-out trials, by evidence; the truth is 0.004, 0.4", f"{chosen[0]}; {chosen[1]}")
+
+
+def bench_calibration(n_sets: int) -> None:
+    """90 % intervals of covariances and thresholds over observers drawn from the prior."""
+    settings = {"basis_degree": 1, "extra_dims": 1}
+    model, field = build(simulate(900, **settings)[0], **settings)
+    objective = psy.compile_objective(model)
+    upper = np.triu_indices(2)
+    inside: dict[str, list[np.ndarray]] = {"covariances": [], "thresholds": []}
+    references, directions = POINTS[:1], np.eye(2)
+    for seed in range(n_sets):
+        trials, truth = simulate(900, seed, **settings)
+        data = {"reference": trials.reference, "comparison": trials.comparison, "response": trials.response}
+        posterior = psy.laplace(
+            psy.find_map(objective.with_data(**data), progressbar=False), draws=400, random_seed=seed
+        )
+        drawn = posterior.evaluate(field.covariance(POINTS))[:, :, *upper]
+        real = truth.covariance(POINTS).eval()[:, *upper]
+        low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
+        inside["covariances"].append(((low < real) & (real < high)).mean(keepdims=True).ravel())
+        settings_of_threshold = {"directions": directions, "criterion": 0.75}
+        radii = psy.threshold_contours(posterior, field, references, **settings_of_threshold).radii
+        real = psy.threshold_contours(None, truth, references, **settings_of_threshold).radii
+        radii, real = np.where(np.isnan(radii), 2.0, radii), np.where(np.isnan(real), 2.0, real)
+        low, high = np.quantile(radii, [0.05, 0.95], axis=0)
+        inside["thresholds"].append(((low <= real) & (real <= high)).mean(keepdims=True).ravel())
+    for name, found in inside.items():
+        share = np.ravel(found)
+        # Entries of one observer depend on each other, observers do not.
+        error = share.std(ddof=1) / np.sqrt(len(share))
+        report(
+            f"90 % intervals of {name}, {n_sets} observers drawn from the prior, 900 trials each",
+            f"cover {share.mean():.1%} ± {error:.1%}",
+            "90 %" + " (missed)" * (abs(share.mean() - 0.9) > 2 * error),
+        )
+
+
+def hierarchical() -> pm.Model:
+    rng = np.random.default_rng(1)
+    group, x = rng.integers(20, size=2000), rng.normal(size=2000)
+    y = rng.normal(size=20)[group] + rng.normal(1, 0.3, 20)[group] * x + rng.normal(0, 0.5, 2000)
+    with pm.Model() as model:
+        means = pm.Normal("means", 0, 1, shape=2)
+        scales = pm.HalfNormal("scales", 1, shape=2)
+        offsets = pm.Normal("offsets", 0, 1, shape=(20, 2))
+        effects = means + scales * offsets
+        pm.Normal("y", effects[group, 0] + effects[group, 1] * x, pm.HalfNormal("sigma", 1), observed=y)
+    return model
+
+
+def regression() -> pm.Model:
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(2000, 25)) @ (np.eye(25) + 0.5 * rng.normal(size=(25, 25)))
+    p = 1 / (1 + np.exp(-x @ rng.normal(0, 0.2, 25)))
+    with pm.Model() as model:
+        pm.Bernoulli("y", logit_p=x @ pm.Normal("slopes", 0, 1, shape=25), observed=rng.random(2000) < p)
+    return model
+
+
+MODELS = {"logistic regression": regression, "hierarchical regression": hierarchical}
+SAMPLERS = {
+    "pm_psyphy.sample": lambda model: psy.sample(
+        psy.find_map(model, progressbar=False), random_seed=0, progressbar=False
+    ),
+    "pm.sample, blackjax": lambda model: pm.sample(
+        model=model, nuts_sampler="blackjax", chains=4, random_seed=0, progressbar=False,
+        nuts_sampler_kwargs={"chain_method": "vectorized"},
+    ),
+    "pm.sample, nutpie": lambda model: pm.sample(
+        model=model, nuts_sampler="nutpie", chains=4, random_seed=0, progressbar=False
+    ),
+}  # fmt: skip
+
+
+def measure_sampler(model_name: str, sampler: str, queue) -> None:
+    """Run in a process of its own, since one sampler changes how many devices JAX shows the others."""
+    warnings.simplefilter("ignore")
+    model = MODELS[model_name]()
+    cold, tree = time_once(lambda: SAMPLERS[sampler](model))
+    warm, tree = time_once(lambda: SAMPLERS[sampler](model))
+    names = [v.name for v in model.free_RVs]
+    smallest = min(float(np.min(az.ess(tree["posterior"].dataset[[name]], method="bulk")[name])) for name in names)
+    queue.put((cold, warm, smallest))
+
+
+def bench_samplers() -> None:
+    context = multiprocessing.get_context("spawn")
+    for model_name in MODELS:
+        found = {}
+        for sampler in SAMPLERS:
+            queue = context.Queue()
+            process = context.Process(target=measure_sampler, args=(model_name, sampler, queue))
+            process.start()
+            try:
+                found[sampler] = queue.get(timeout=400)
+            except Exception:  # nothing came in time
+                process.kill()
+                report(f"{model_name}: {sampler}", "not done in 400 s")
+            process.join()
+        ours = found["pm_psyphy.sample"]
+        for sampler, (cold, warm, ess) in found.items():
+            times = "" if sampler == "pm_psyphy.sample" else f", ours {ours[2] / ours[1] / (ess / warm):.1f} x"
+            report(
+                f"{model_name}, 4 chains: {sampler}",
+                f"{ess / warm:,.0f} effective draws a second called again{times}; {ess / cold:,.0f} the first time",
+                "≥ 1 x" if times else "",
+            )
+
+
+def write() -> None:
+    lines = [f"| {what} | {found} | {target} |" for what, found, target in rows]
+    text = f"""# Benchmarks of uncertainty
+
+Written by `.venv-peers/bin/python benchmarks/uncertainty.py`, all figures from one run: JAX {version("jax")}, PyMC \
+{version("pymc")}, BlackJAX {version("blackjax")}, nutpie {version("nutpie")}, Python {platform.python_version()}, \
+{os.cpu_count()} cores. Effective draws are those of the parameter that has the fewest.
+
+| what | found | target |
+| --- | --- | --- |
+"""
+    path = Path(__file__).parents[1] / "docs" / "uncertainty.md"
+    path.write_text(text + "\n".join(lines) + "\n")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--observers", type=int, default=200, help="for the calibration")
+    arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
+    bench_samplers()
+    bench_observer()
+    bench_calibration(arguments.observers)
+    write()
