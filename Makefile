@@ -27,6 +27,7 @@ examples: .venv/ready
 bench: .venv/ready .venv-peers/ready
 	$(PYTHON) benchmarks/run.py
 	.venv-peers/bin/python benchmarks/observers.py
+	.venv-peers/bin/python benchmarks/uncertainty.py
 	$(PYTHON) benchmarks/accuracy.py
 
 lock:
