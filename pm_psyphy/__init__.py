@@ -1,12 +1,14 @@
 """Fit PyMC models by MAP, compiled by JAX, on the device at hand.
 
 The way of a fit: `compile_objective` turns a `pm.Model` into an `Objective`, the negative log posterior and its
-gradient as one compiled function of parameters and data (graph, linker, program, objective). `find_map` chooses starts
-(start), searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop, optimize), and
-describes the best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for a loop of your
-own. `laplace` turns the estimate into draws of a Gaussian (hessian, laplace, draws), `bootstrap` into estimates of
-resampled data (refit, bootstrap), `sample` into draws by NUTS (sampling). `cross_validate` chooses hyperparameters,
-`goodness_of_fit` compares responses with what the model expects.
+gradient as one compiled function of parameters and data (graph, linker, program, objective, assembly). `find_map`
+chooses starts (start), searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop,
+optimize), and describes the best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for
+a loop of your own.
+
+After the fit, `laplace` turns the estimate into draws of a Gaussian (hessian, orbits, laplace, draws), `bootstrap` into
+estimates of resampled data (weights, refit, bootstrap), `sample` into draws by NUTS (sampling). `cross_validate`
+chooses hyperparameters, `goodness_of_fit` compares responses with what the model expects.
 
 Models of observers (`psychophysics`) are PyTensor expressions inside ``with pm.Model()``: a `WishartProcess` gives the
 covariance of percepts over the stimulus space, a task such as `Oddity` the probability of each response. `Trials` is a
@@ -15,6 +17,7 @@ checked table of data for them, and `threshold_contours` reads thresholds off a 
 
 from importlib.metadata import version
 
+from pm_psyphy.assembly import compile_objective
 from pm_psyphy.bootstrap import Bootstrap, bootstrap
 from pm_psyphy.cross_validation import CrossValidation, cross_validate
 from pm_psyphy.draws import Draws
@@ -23,7 +26,7 @@ from pm_psyphy.goodness import Difference, GoodnessOfFit, compare_draws, goodnes
 from pm_psyphy.kernel import MAPState, map_kernel
 from pm_psyphy.laplace import LaplacePosterior, laplace
 from pm_psyphy.lbfgs import lbfgs
-from pm_psyphy.objective import Objective, compile_objective
+from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Progress
 from pm_psyphy.psychophysics import (
     Domain,

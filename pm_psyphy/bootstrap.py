@@ -10,11 +10,11 @@ import pymc as pm
 import pytensor
 import xarray as xr
 
+from pm_psyphy.assembly import change_density, count_rows, find_observed
 from pm_psyphy.draws import Draws
 from pm_psyphy.fit import find_map
 from pm_psyphy.graph import read_data
 from pm_psyphy.laplace import approximate, check_fit
-from pm_psyphy.objective import change_density, count_rows, find_observed
 from pm_psyphy.refit import refit
 from pm_psyphy.result import MAPResult
 from pm_psyphy.status import Status

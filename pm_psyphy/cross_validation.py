@@ -10,10 +10,11 @@ import pymc as pm
 import xarray as xr
 from rich.progress import track
 
+from pm_psyphy.assembly import assemble_objective, change_density, find_model
 from pm_psyphy.draws import Draws
 from pm_psyphy.fit import find_map
-from pm_psyphy.laplace import add_jacobian, approximate
-from pm_psyphy.objective import Objective, assemble_objective, change_density, find_model
+from pm_psyphy.laplace import Gaussian, add_jacobian, approximate
+from pm_psyphy.objective import Objective
 from pm_psyphy.program import check_trace
 from pm_psyphy.refit import refit
 from pm_psyphy.result import MAPResult
@@ -118,7 +119,7 @@ class CrossValidation:
 
     def _name(self, flat_index: Any) -> dict[str, Any]:
         index = np.unravel_index(int(flat_index), self.total.shape)
-        return {name: values[i] for (name, values), i in zip(self.grid.items(), index, strict=True)}
+        return {name: values[i].tolist() for (name, values), i in zip(self.grid.items(), index, strict=True)}
 
 
 def cross_validate(
@@ -174,16 +175,11 @@ def cross_validate(
         setting = {name: v[i] for (name, v), i in zip(values.items(), index, strict=True)}
         here = replace(objective.with_data(**setting), start=_find_nearest(reached, index, objective.start))
         try:
-            fit = find_map(here, progressbar=False)
-            near = approximate(here, fit.unconstrained)
-            density = with_jacobian.with_data(**setting)
-            is_same = with_jacobian is objective
-            log_evidence[index] = (near if is_same else approximate(density, fit.unconstrained)).log_evidence
+            reached[index], near, log_evidence[index] = _fit(here, with_jacobian.with_data(**setting))
         except ValueError as error:
             failures.append(error)
             warnings.warn(f"No fit at {_say(setting)}: {error}", stacklevel=2)
             continue
-        reached[index] = fit.unconstrained
         found = refit(here, near, lambda i: {WEIGHTS: kept[i]}, n_folds)
         converged[index] = [status in (Status.CONVERGED, Status.STALLED) for status in found.status]
         if not converged[index].all():
@@ -193,6 +189,14 @@ def cross_validate(
     if not reached:
         raise failures[0]
     return CrossValidation(values, log_likelihood, labels, log_evidence, converged, dim)
+
+
+def _fit(objective: Objective, with_jacobian: Objective) -> tuple[dict[str, np.ndarray], Gaussian, float]:
+    """Return the estimate, the Gaussian around it, and the evidence."""
+    estimate = find_map(objective, progressbar=False).unconstrained
+    near = approximate(objective, estimate)
+    is_same = with_jacobian.program is objective.program
+    return estimate, near, near.log_evidence if is_same else approximate(with_jacobian, estimate).log_evidence
 
 
 def _weigh(model: pm.Model | MAPResult | None, dim: str) -> Objective:

@@ -11,9 +11,10 @@ import numpy as np
 import optax
 import pymc as pm
 
+from pm_psyphy.assembly import assemble_objective, compile_objective, explain_at, forget_program
 from pm_psyphy.device import find_device, move
 from pm_psyphy.loop import Settings
-from pm_psyphy.objective import Objective, assemble_objective, compile_objective, explain_at, forget_program
+from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Progress, minimise
 from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
 from pm_psyphy.program import check_trace

@@ -8,7 +8,6 @@ from pytensor.tensor.random.basic import BernoulliRV, BinomialRV
 from scipy import special, stats
 
 from pm_psyphy.draws import Draws
-from pm_psyphy.objective import find_observed
 from pm_psyphy.result import MAPResult
 
 MOST_DIRECTIONS = 0.1
@@ -211,8 +210,7 @@ def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
 
 def _read_responses(fit: MAPResult | Draws, name: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return responses 1 and trials, both (N,), and the probability of a response 1 for each draw, (S, N)."""
-    objective = fit.objective
-    model = objective.model
+    model = fit.objective.model
     binary = [v for v in model.observed_RVs if isinstance(v.owner.op, BernoulliRV | BinomialRV)]
     found = [v for v in binary if name in (None, v.name)]
     if len(found) != 1:
@@ -223,17 +221,16 @@ def _read_responses(fit: MAPResult | Draws, name: str | None) -> tuple[np.ndarra
         )
     (variable,) = found
     *trials, p = variable.owner.op.dist_params(variable.owner)
-    values = fit.evaluate([p, *trials])
+    values = fit.evaluate([p, model.rvs_to_values[variable], *trials])
     if isinstance(fit, MAPResult):
         values = [np.asarray(value)[None] for value in values]
-    ours = find_observed(objective).get(variable.name)
-    counts = np.asarray(objective.data[ours]) if ours else np.asarray(model.rvs_to_values[variable].data)
-    shape = (len(values[0]), *counts.shape)
-    p, trials = (
+    p, (counts, *_), *trials = values
+    shape = (len(p), *counts.shape)
+    p, n = (
         np.broadcast_to(value.reshape(len(value), *[1] * (len(shape) - value.ndim), *value.shape[1:]), shape)
-        for value in (values[0], values[1] if trials else np.ones((1, 1)))
+        for value in (p, *(trials or [np.ones((1, 1))]))
     )
-    return counts.ravel(), trials[0].ravel().astype(int), p.reshape(len(p), -1)
+    return counts.ravel(), n[0].ravel().astype(int), p.reshape(len(p), -1)
 
 
 def _group(by: Any, trials: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:

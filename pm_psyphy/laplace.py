@@ -8,14 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pm_psyphy.assembly import change_density
 from pm_psyphy.draws import Draws, map_draws
 from pm_psyphy.hessian import Curvature, measure_curvature
-from pm_psyphy.objective import Objective, change_density
+from pm_psyphy.objective import Objective
 from pm_psyphy.orbits import find_orbit
 from pm_psyphy.result import MAPResult, abridge
 from pm_psyphy.status import Status
 from pm_psyphy.vector import Layout, find_layout
 
+# A Hessian of more takes gigabytes, and its eigenvalues an hour.
+MOST_PARAMETERS = 10_000
 MAX_HESSIANS = 50
 MAX_HALVINGS = 40
 # Of Newton's decrement, twice what a step would lower the loss by: below it the mode is near.
@@ -194,6 +197,11 @@ def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> G
     """
     layout = find_layout(unconstrained)
     vector = np.asarray(layout.join(unconstrained))
+    if vector.size > MOST_PARAMETERS:
+        raise ValueError(
+            f"The model has {vector.size:,} parameters, and the Hessian is computed for at most {MOST_PARAMETERS:,}. "
+            "Integrate some of them out of the model, or sample it by pm.sample."
+        )
     curvature = measure_curvature(objective, layout, vector)
     mode, loss, spectrum = _find_mode(curvature, vector)
     spectrum.check(layout)
@@ -255,6 +263,8 @@ class Spectrum:
 
     def stays_flat(self, curvature: Curvature, vector: np.ndarray, zero: float) -> bool:
         """Whether all flat directions are flat by a stricter measure, at another point."""
+        if not self.is_flat.any():
+            return True
         along = (self.scale[:, None] * self.vectors[:, self.is_flat]).T
         curvatures = along @ curvature.multiply_hessian(vector, along).T
         return bool(np.all(np.abs(np.linalg.eigvalsh(curvatures)) <= zero))

@@ -1,11 +1,14 @@
 """Laplace's approximation against closed forms, numerical integration and other parameterisations."""
 
+import sys
+
 import arviz_stats
 import numpy as np
 import pymc as pm
 import pytensor.tensor as pt
 import pytest
-from scipy import special, stats
+from compilations import count_compilations
+from scipy import integrate, special, stats
 
 import pm_psyphy as psy
 
@@ -240,6 +243,47 @@ def test_no_mode_in_the_unconstrained_space_is_an_error():
     np.testing.assert_allclose(fit["sigma"], 1.0, atol=1e-5)
     with pytest.raises(ValueError, match="no mode of the density in the unconstrained space"):
         psy.laplace(fit)
+
+
+@pytest.mark.parametrize("extra_dims", [0, 2])
+def test_the_evidence_of_a_wishart_process_counts_its_rotations(extra_dims):
+    rng = np.random.default_rng(0)
+    comparison = rng.uniform(0.05, 0.3, (2000, 1))
+    known = psy.WishartProcess("known", input_dim=1, basis_degree=0, extra_dims=0, weights=[[[0.08]]])
+    trials = psy.simulate_trials(known, np.zeros_like(comparison), comparison, random_seed=1)
+    with pm.Model() as model:
+        field = psy.WishartProcess("W", input_dim=1, basis_degree=0, extra_dims=extra_dims, variance_scale=0.01)
+        psy.Oddity("correct", field, trials.reference, trials.comparison, observed=trials.response)
+    posterior = psy.laplace(psy.find_map(model))
+    n = extra_dims + 1
+    assert posterior.n_flat == n - 1
+    assert posterior.rotating == ("W_z",)
+    # Only the length of the weights matters; the rest is the surface of a sphere.
+    length = np.linalg.norm(posterior.mode["W_z"])
+    nodes = length * np.linspace(0.7, 1.3, 400)
+    losses = [float(posterior.objective.value({"W_z": r * np.eye(n)[0][None, None]})) for r in nodes]
+    sphere = 2 * np.pi ** (n / 2) / special.gamma(n / 2)
+    density = sphere * nodes ** (n - 1) * np.exp(posterior.loss - np.array(losses))
+    expected = np.log(integrate.simpson(density, nodes)) - posterior.loss
+    # Laplace errs by a few of the reciprocal of the number of trials.
+    np.testing.assert_allclose(posterior.log_evidence, expected, atol=20 / 2000)
+
+
+def test_nothing_is_compiled_twice(regression):
+    fit = psy.find_map(regression.objective.model)
+    expression = regression.objective.model["slopes"].sum()
+    for seed in (1, 2):
+        with count_compilations() as compiled:
+            posterior = psy.laplace(fit, draws=50, random_seed=seed)
+            _ = posterior["total"], posterior.standard_errors, posterior.pareto_k, posterior.log_likelihood()
+            posterior.evaluate(expression)
+    assert not compiled
+
+
+def test_a_hessian_that_would_not_fit_is_refused(monkeypatch, regression):
+    monkeypatch.setattr(sys.modules["pm_psyphy.laplace"], "MOST_PARAMETERS", 2)
+    with pytest.raises(ValueError, match="The model has 3 parameters, and the Hessian is computed for at most 2"):
+        psy.laplace(psy.find_map(regression.objective.model))
 
 
 def test_bad_input_is_said():
