@@ -1,9 +1,8 @@
-"""Measure what comes after a fit, and its calibration, in one run of the peers' environment; write docs/uncertainty.md.
+"""Measure what comes after a fit, in one run of the peers' environment, and write docs/uncertainty.md.
 
 .venv-peers/bin/python benchmarks/uncertainty.py
 """
 
-import argparse
 import multiprocessing
 import os
 import platform
@@ -19,7 +18,6 @@ import pymc as pm
 import pm_psyphy as psy
 
 GRID = {"variance_scale": [1e-3, 2e-3, 4e-3, 8e-3, 16e-3], "decay_rate": [0.2, 0.3, 0.4, 0.5, 0.6]}
-POINTS = np.array([[0.0, 0.0], [0.5, 0.5], [-0.5, 0.5]])
 rows: list[tuple[str, str, str]] = []
 
 
@@ -91,41 +89,6 @@ def bench_observer() -> None:
         ", ".join(f"{value:.3g}" for value in found.best_by_evidence.values()),
     ]
     report("chosen by held-out trials, by evidence; the truth is 0.004, 0.4", f"{chosen[0]}; {chosen[1]}")
-
-
-def bench_calibration(n_sets: int) -> None:
-    """90 % intervals of covariances and thresholds over observers drawn from the prior."""
-    settings = {"basis_degree": 1, "extra_dims": 1}
-    model, field = build(simulate(900, **settings)[0], **settings)
-    objective = psy.compile_objective(model)
-    upper = np.triu_indices(2)
-    inside: dict[str, list[np.ndarray]] = {"covariances": [], "thresholds": []}
-    references, directions = POINTS[:1], np.eye(2)
-    for seed in range(n_sets):
-        trials, truth = simulate(900, seed, **settings)
-        data = {"reference": trials.reference, "comparison": trials.comparison, "response": trials.response}
-        posterior = psy.laplace(
-            psy.find_map(objective.with_data(**data), progressbar=False), draws=400, random_seed=seed
-        )
-        drawn = posterior.evaluate(field.covariance(POINTS))[:, :, *upper]
-        real = truth.covariance(POINTS).eval()[:, *upper]
-        low, high = np.quantile(drawn, [0.05, 0.95], axis=0)
-        inside["covariances"].append(((low < real) & (real < high)).mean(keepdims=True).ravel())
-        settings_of_threshold = {"directions": directions, "criterion": 0.75}
-        radii = psy.threshold_contours(posterior, field, references, **settings_of_threshold).radii
-        real = psy.threshold_contours(None, truth, references, **settings_of_threshold).radii
-        radii, real = np.where(np.isnan(radii), 2.0, radii), np.where(np.isnan(real), 2.0, real)
-        low, high = np.quantile(radii, [0.05, 0.95], axis=0)
-        inside["thresholds"].append(((low <= real) & (real <= high)).mean(keepdims=True).ravel())
-    for name, found in inside.items():
-        share = np.ravel(found)
-        # Entries of one observer depend on each other, observers do not.
-        error = share.std(ddof=1) / np.sqrt(len(share))
-        report(
-            f"90 % intervals of {name}, {n_sets} observers drawn from the prior, 900 trials each",
-            f"cover {share.mean():.1%} ± {error:.1%}",
-            "90 %" + " (missed)" * (abs(share.mean() - 0.9) > 2 * error),
-        )
 
 
 def hierarchical() -> pm.Model:
@@ -209,7 +172,8 @@ def write() -> None:
 
 Written by `.venv-peers/bin/python benchmarks/uncertainty.py`, all figures from one run: JAX {version("jax")}, PyMC \
 {version("pymc")}, BlackJAX {version("blackjax")}, nutpie {version("nutpie")}, Python {platform.python_version()}, \
-{os.cpu_count()} cores. Effective draws are those of the parameter that has the fewest.
+{os.cpu_count()} cores. Effective draws are those of the parameter that has the fewest. How often \
+intervals hold the truth: [calibration](calibration.md).
 
 | what | found | target |
 | --- | --- | --- |
@@ -219,11 +183,7 @@ Written by `.venv-peers/bin/python benchmarks/uncertainty.py`, all figures from 
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--observers", type=int, default=200, help="for the calibration")
-    arguments = parser.parse_args()
     warnings.simplefilter("ignore")
     bench_samplers()
     bench_observer()
-    bench_calibration(arguments.observers)
     write()

@@ -1,6 +1,7 @@
 """A fit in; draws of the posterior by NUTS, in the coordinates of its Laplace approximation, come out."""
 
 import os
+import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -103,33 +104,43 @@ def sample(
     # A loop of XLA runs on one core of a CPU, so each core gets a loop, of as many chains as the others.
     cores = 1 if jax.default_backend() != "cpu" else os.cpu_count() or 1
     groups = np.split(np.arange(chains), max(n for n in range(1, cores + 1) if chains % n == 0))
+    stop = threading.Event()
 
     def walk(group: np.ndarray, tell: Callable[[int], None]) -> Any:
         chunk_keys = jax.vmap(lambda key: jax.random.split(key, 1 + -(-draws // DRAWS_OF_CHUNK)))(keys[group])
-        state, tuned = run_tuning(chunk_keys[:, 0], origins[group], data, tune)
-        jax.block_until_ready(state)
+        state, tuned = jax.block_until_ready(run_tuning(chunk_keys[:, 0], origins[group], data, tune))
         tell(tune * len(group))
         chunks = []
         for i, begin in enumerate(range(0, draws, DRAWS_OF_CHUNK)):
+            if stop.is_set():
+                break
             length = min(DRAWS_OF_CHUNK, draws - begin)
             state, found = run_draws(chunk_keys[:, i + 1], state, tuned, data, length)
             chunks.append(jax.tree.map(np.asarray, found))
             tell(length * len(group))
-        joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
-        return joined, np.repeat(np.asarray(tuned["step_size"])[:, None], draws, axis=1)
+        positions, stats = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
+        return positions, stats | {"step_size": np.repeat(np.asarray(tuned["step_size"])[:, None], draws, axis=1)}
 
-    with Progress(transient=True, disable=not progressbar) as bar:
+    with Progress(transient=True, disable=not progressbar) as bar, ThreadPoolExecutor(cores) as pool:
         task = bar.add_task("sampling", total=chains * (tune + draws))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        try:
             found = list(pool.map(lambda group: walk(group, lambda n: bar.advance(task, n)), groups))
-    (positions, stats), step_size = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+        finally:
+            stop.set()
+    positions, stats = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
     _warn_of_divergences(stats["diverging"])
     vectors = positions.reshape(chains * draws, -1) @ across.T + layout.join(near.mode)
-    posterior = Draws(near.objective, layout.split(vectors), n_chains=chains)
-    groups = {str(name): group.dataset for name, group in posterior.to_datatree().children.items()}
+    return _describe(Draws(near.objective, layout.split(vectors), n_chains=chains), stats)
+
+
+def _describe(posterior: Draws, stats: dict[str, np.ndarray]) -> xr.DataTree:
+    """Return draws as a DataTree, with the sampler's statistics, each (chain, draw)."""
+    chains, draws = stats["lp"].shape
     coords = {"chain": np.arange(chains), "draw": np.arange(draws)}
-    arrays = {name: (("chain", "draw"), values) for name, values in (stats | {"step_size": step_size}).items()}
-    return xr.DataTree.from_dict(groups | {"sample_stats": xr.Dataset(arrays, coords=coords)})
+    arrays = {name: (("chain", "draw"), values) for name, values in stats.items()}
+    tree = posterior.to_datatree()
+    tree["sample_stats"] = xr.DataTree(xr.Dataset(arrays, coords=coords))
+    return tree
 
 
 def _compile(
@@ -160,6 +171,8 @@ def _compile(
 
     def tune(key, origin, data, n):
         log_density, (init_key, key) = make_log_density(data), jax.random.split(key)
+        # At the mode the density is finite.
+        origin = jax.lax.while_loop(lambda y: ~jnp.isfinite(log_density(y)), lambda y: y / 2, origin)
         if init == "pathfinder":
             found, _ = blackjax.vi.pathfinder.approximate(init_key, log_density, origin)
             origin = blackjax.vi.pathfinder.sample(init_key, found)[0]

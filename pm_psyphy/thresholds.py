@@ -22,6 +22,8 @@ from pm_psyphy.psychophysics.wishart import WishartProcess, check_points
 from pm_psyphy.result import MAPResult
 from pm_psyphy.rows import RUN_ONCE
 
+# So many pairs of points are evaluated at once.
+PAIRS = 20_000
 # Where a first crossing is looked for, in units of the distance at which a locally constant field would have it.
 SCAN = np.array([0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.35, 1.6, 2.0, 2.6, 3.5, 5.0, 8.0, 13.0, 25.0, 60.0, 200.0])
 
@@ -159,19 +161,28 @@ def threshold_contours(
     weights, diag_term, has_draws = _read_field(fit, field)
     evaluate = _compile_field(task, field.input_dim, field.basis_degree, field.extra_dims, pytensor.config.floatX)
     starts = np.broadcast_to(references[:, None], (len(references), *directions.shape))
-    longest = _reach_border(starts, directions)
+    border = _reach_border(starts, directions)
 
     def find(weights, diag_term):
+        longest = np.broadcast_to(border, (len(weights), *border.shape))
+        pairs = (len(weights), starts.size // field.input_dim, field.input_dim)
+
         def exceed(radius):
-            comparisons = (starts + np.clip(radius, 0, longest)[..., None] * directions).reshape(-1, field.input_dim)
-            log_odds, _ = evaluate(weights, diag_term, starts.reshape(comparisons.shape), comparisons)
+            comparisons = starts + np.clip(radius, 0, longest)[..., None] * directions
+            here = np.broadcast_to(starts, comparisons.shape).reshape(pairs)
+            log_odds, _ = evaluate(weights, diag_term, here, comparisons.reshape(pairs))
             return log_odds.reshape(longest.shape) - special.logit(p)
 
-        _, covariances = evaluate(weights, diag_term, references, references)
-        return _find_first_root(exceed, _guess(check_covariances(covariances), directions, p), longest)
+        places = np.broadcast_to(references, (len(weights), *references.shape))
+        _, covariances = evaluate(weights, diag_term, places, places)
+        known = check_covariances(covariances if has_draws else covariances[0]).reshape(covariances.shape)
+        return _find_first_root(exceed, _guess(known, directions, p), longest)
 
-    radii = [find(*pair) for pair in zip(weights, diag_term, strict=True)]
-    radii = np.stack(radii) if has_draws else radii[0]
+    # All calls have one shape, so that they share what is compiled.
+    size = min(max(PAIRS // border.size, 1), len(weights))
+    parts = [np.minimum(np.arange(i, i + size), len(weights) - 1) for i in range(0, len(weights), size)]
+    radii = np.concatenate([find(weights[part], diag_term[part]) for part in parts])[: len(weights)]
+    radii = radii if has_draws else radii[0]
     return ThresholdContours(references, directions, radii, fit_ellipses(directions, radii), float(criterion))
 
 
@@ -242,7 +253,7 @@ def fit_ellipses(directions: np.ndarray, radii: np.ndarray) -> np.ndarray:
 
 @lru_cache
 def _compile_field(task: Callable, input_dim: int, basis_degree: int, extra_dims: int, floatx: str) -> Callable:
-    """Return a compiled function of a field and N pairs of points: log-odds (N,), references' covariances (N, D, D)."""
+    """Return a compiled function of S fields and pairs of points: log-odds (S, N), references' covariances."""
     weights = pt.tensor(
         "weights", dtype=floatx, shape=(*[basis_degree + 1] * input_dim, input_dim, input_dim + extra_dims)
     )
@@ -259,7 +270,7 @@ def _compile_field(task: Callable, input_dim: int, basis_degree: int, extra_dims
         weights=weights,
     )
     outputs = [task(field, reference, comparison), field.covariance(reference)]
-    function = jax.jit(translate([weights, diag_term, reference, comparison], outputs, on_host=set()))
+    function = jax.jit(jax.vmap(translate([weights, diag_term, reference, comparison], outputs, on_host=set())))
     return lambda *arrays: [np.asarray(out, float) for out in function(*(np.asarray(a, floatx) for a in arrays))]
 
 
@@ -273,7 +284,7 @@ def _read_field(fit: Any, field: WishartProcess) -> tuple[Any, Any, bool]:
     expressions = [pt.as_tensor(field.weights), pt.as_tensor(field.diag_term)]
     if fit is None or isinstance(fit, MAPResult):
         values: Any = pytensor.function([], expressions, mode=RUN_ONCE)() if fit is None else fit.evaluate(expressions)
-        return [values[0]], [values[1]], False
+        return np.asarray(values[0])[None], np.asarray(values[1])[None], False
     if isinstance(fit, Draws):
         return *fit.evaluate(expressions), True
     if isinstance(fit, xr.DataTree):
@@ -305,10 +316,10 @@ def _evaluate_draws(draws: Mapping[str, Any], expressions: list[Any]) -> list[np
 
 
 def _guess(covariances: np.ndarray, directions: np.ndarray, p: float) -> np.ndarray:
-    """Return about the distances (R, n) of thresholds if each reference's covariance held everywhere."""
+    """Return about the distances (S, R, n) of thresholds if each reference's covariance held everywhere."""
     # What matters is the order of this d'.
     d_prime = np.sqrt(2) * (special.ndtri((1 + p) / 2) + 0.3)
-    return d_prime / np.sqrt(np.einsum("nd,rde,ne->rn", directions, np.linalg.inv(covariances), directions))
+    return d_prime / np.sqrt(np.einsum("nd,srde,ne->srn", directions, np.linalg.inv(covariances), directions))
 
 
 def _reach_border(starts: np.ndarray, directions: np.ndarray) -> np.ndarray:
