@@ -29,6 +29,8 @@ def count() -> dict[str, np.ndarray]:
     model, field = build(simulate(TRIALS, **SETTINGS)[0], **SETTINGS)
     objective = psy.compile_objective(model)
     upper = np.triu_indices(2)
+    # One expression for all observers, so that it is compiled once.
+    covariances = field.covariance(POINTS)
     inside: dict[str, list[float]] = {"covariances at three points": [], "thresholds in two directions": []}
     for seed in track(range(OBSERVERS), "observers", transient=True):
         trials, truth = simulate(TRIALS, seed, **SETTINGS)
@@ -36,7 +38,7 @@ def count() -> dict[str, np.ndarray]:
         fit = psy.find_map(objective.with_data(**data), progressbar=False)
         posterior = psy.laplace(fit, draws=DRAWS, random_seed=seed)
         pairs = (
-            (posterior.evaluate(field.covariance(POINTS))[:, :, *upper], truth.covariance(POINTS).eval()[:, *upper]),
+            (posterior.evaluate(covariances)[:, :, *upper], truth.covariance(POINTS).eval()[:, *upper]),
             [
                 np.nan_to_num(psy.threshold_contours(f, w, **THRESHOLDS).radii, nan=BEYOND)
                 for f, w in ((posterior, field), (None, truth))

@@ -101,7 +101,10 @@ def goodness_of_fit(
         raise ValueError(f"n is {n!r}. Pass a whole number of at least 1.")
     rng = np.random.default_rng(random_seed)
     counts, trials, p = _read_responses(fit, name)
-    level, levels = _group(p.mean(axis=0) if by is None else by, trials, bins)
+    by = p.mean(axis=0) if by is None else np.asarray(by)
+    if by.shape != trials.shape:
+        raise ValueError(f"by has shape {by.shape}. Pass a level for each of the {trials.size} responses.")
+    level, levels = group_levels(by, bins)
 
     def add_up(values):
         return np.bincount(level, values, minlength=len(levels))
@@ -233,11 +236,20 @@ def _read_responses(fit: MAPResult | Draws, name: str | None) -> tuple[np.ndarra
     return counts.ravel(), n[0].ravel().astype(int), p.reshape(len(p), -1)
 
 
-def _group(by: Any, trials: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the level of each trial, a number from 0, and the levels' labels."""
-    by = np.asarray(by)
-    if by.shape != trials.shape:
-        raise ValueError(f"by has shape {by.shape}. Pass a level for each of the {trials.size} responses.")
+def group_levels(by: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the level of each trial, a number from 0, and the labels of the L levels, or the means of their groups.
+
+    Parameters
+    ----------
+    by : ndarray, (N,)
+    bins : int
+        Numbers of more levels than this are put in so many groups of about equal size.
+
+    Returns
+    -------
+    group : ndarray of int, (N,)
+    levels : ndarray, (L,)
+    """
     levels, group = np.unique(by, return_inverse=True)
     if len(levels) <= bins or not np.issubdtype(by.dtype, np.number):
         return group, levels

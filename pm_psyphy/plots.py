@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
+from pm_psyphy.goodness import group_levels
 from pm_psyphy.psychophysics.trials import Trials
 from pm_psyphy.result import MAPResult
 from pm_psyphy.thresholds import ThresholdContours
@@ -212,12 +213,9 @@ def plot_psychometric(
         raise ValueError(f"x has shape {x.shape}, response {response.shape}. Pass (N,) each, with at least one trial.")
     ax = _find_axes(ax)
     color = style.pop("color", None) or _take_color(ax)
-    levels, group = np.unique(x, return_inverse=True)
-    if len(levels) > bins:
-        edges = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1]))
-        group = np.unique(np.searchsorted(edges, x, side="right"), return_inverse=True)[1]
+    group, level = group_levels(x, bins)
     n = np.bincount(group)
-    level, p = np.bincount(group, x) / n, np.bincount(group, response) / n
+    p = np.bincount(group, response) / n
     middle, half = (p + 0.5 / n) / (1 + 1 / n), np.sqrt(p * (1 - p) / n + 0.25 / n**2) / (1 + 1 / n)
     ax.errorbar(
         level,
