@@ -8,16 +8,17 @@ from typing import Any
 import jax
 import numpy as np
 import xarray as xr
-from pytensor.graph.basic import Variable
+from pytensor.graph.basic import Constant, Variable
 
 from pm_psyphy.datatree import describe_draws
 from pm_psyphy.graph import lift
 from pm_psyphy.linker import translate
 from pm_psyphy.objective import Objective
-from pm_psyphy.program import Program
 
 # So many numbers a batch of draws may make at once.
 NUMBERS_OF_BATCH = 1_000_000
+# So many expressions stay compiled for a model.
+MOST_EXPRESSIONS = 32
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -69,7 +70,8 @@ class Draws(Mapping[str, np.ndarray]):
     def values_by_name(self) -> dict[str, np.ndarray]:
         """Free variables and deterministics, each (S, ...)."""
         function, data = self.objective.find_constrain()
-        return map_draws(self.objective.program, function, lambda: function, self.unconstrained, data)
+        run = self.objective.program.remember(("draws", function), lambda: over_draws(function))
+        return {name: np.asarray(values) for name, values in run(self.unconstrained, data).items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
@@ -103,7 +105,8 @@ class Draws(Mapping[str, np.ndarray]):
         """
         expressions: list[Any] = [expression] if isinstance(expression, Variable) else list(expression)
         model = self.objective.model
-        results = self._compute(tuple(expressions), lambda: model.replace_rvs_by_values(expressions))
+        key = tuple(e.signature() if isinstance(e, Constant) else e for e in expressions)
+        results = self._compute(key, lambda: model.replace_rvs_by_values(expressions))
         return results[0] if isinstance(expression, Variable) else results
 
     def log_likelihood(self) -> dict[str, np.ndarray]:
@@ -139,51 +142,45 @@ class Draws(Mapping[str, np.ndarray]):
         """Compute what `write` writes in terms of the model's value variables, for every draw."""
         program = self.objective.program
 
-        def translate_graph():
+        def compile_graph():
             graph = lift(self.objective.model, write(), freeze=program.freeze)
             if graph.generators:
                 raise ValueError(
                     "The expression draws random numbers, which are not of the draws. "
                     "Use pm.sample_posterior_predictive(draws.to_datatree()) for predictions."
                 )
-            return graph, translate(graph.inputs, graph.outputs, on_host=set())
+            function = translate(graph.inputs, graph.outputs, on_host=set())
+            names = [p.name for p in graph.parameters]
+            return graph, lambda params, data: function(*(params[n] for n in names), *(data[n] for n in graph.data))
 
-        graph, function = program.remember(key, translate_graph)
-
-        def compute(params, data):
-            return tuple(function(*(params[p.name] for p in graph.parameters), *(data[name] for name in graph.data)))
-
-        return list(map_draws(program, key, lambda: compute, self.unconstrained, self.objective.values_of(graph)))
+        # An expression that is written anew at each call is new each time; only so many are kept.
+        kept = program.remember("expressions", dict)
+        if key not in kept:
+            graph, compute = compile_graph()
+            if len(kept) == MOST_EXPRESSIONS:
+                del kept[next(iter(kept))]
+            kept[key] = graph, over_draws(compute)
+        graph, run = kept[key]
+        return [np.asarray(values) for values in run(self.unconstrained, self.objective.values_of(graph))]
 
     def _split(self, array: np.ndarray) -> np.ndarray:
         return np.asarray(array).reshape(self.n_chains, -1, *array.shape[1:])
 
 
-def map_draws(
-    program: Program, key: Any, make: Callable[[], Callable], draws: Mapping[str, np.ndarray], data: Any
-) -> Any:
-    """Call a JAX function of (parameters, data) for each draw, as many at once as fit.
+def over_draws(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a compiled function that calls one of (parameters, data) for each draw, as many at once as fit.
 
     Parameters
     ----------
-    program : Program
-        Keeps what is compiled.
-    key : hashable
-        Names the function there.
-    make : callable
-        Returns the function, the first time.
-    draws : dict of ndarray, each (S, ...)
-    data : pytree of arrays
+    function : callable
+        Of parameters by name and data, in JAX.
 
     Returns
     -------
-    pytree of ndarray, each (S, ...)
+    callable
+        Of draws of the parameters, each (S, ...), and data; its results are (S, ...).
     """
-    run = program.remember(("draws", key), lambda: _over_draws(make()))
-    return jax.tree.map(np.asarray, run(dict(draws), data))
 
-
-def _over_draws(function: Callable[..., Any]) -> Callable[..., Any]:
     @jax.jit
     def run(draws, data):
         first = {name: stack[0] for name, stack in draws.items()}

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pm_psyphy.assembly import change_density
-from pm_psyphy.draws import Draws, map_draws
+from pm_psyphy.draws import Draws, over_draws
 from pm_psyphy.hessian import Curvature, measure_curvature
 from pm_psyphy.objective import Objective
 from pm_psyphy.orbits import find_orbit
@@ -109,13 +109,10 @@ class LaplacePosterior(Draws, Gaussian):
         from arviz_stats.base import array_stats
 
         program = self.objective.program
-        losses = map_draws(
-            program,
-            "loss",
-            lambda: lambda params, data: program.value(params, data, None),
-            self.unconstrained,
-            self.objective.data,
+        run = program.remember(
+            "losses of draws", lambda: over_draws(lambda params, data: program.value(params, data, None))
         )
+        losses = run(self.unconstrained, self.objective.data)
         log_ratios = 0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float)
         if np.ptp(log_ratios) < EQUAL:
             return -np.inf

@@ -276,7 +276,7 @@ def test_nothing_is_compiled_twice(regression):
         with count_compilations() as compiled:
             posterior = psy.laplace(fit, draws=50, random_seed=seed)
             _ = posterior["total"], posterior.standard_errors, posterior.pareto_k, posterior.log_likelihood()
-            posterior.evaluate(expression)
+            posterior.evaluate([expression, pt.as_tensor(1.5)])
     assert not compiled
 
 
