@@ -7,11 +7,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pm_psyphy.graph import lift
+from pm_psyphy.linker import translate
 from pm_psyphy.objective import Objective
 from pm_psyphy.vector import Layout
 
 # So many directions are differentiated at once.
 DIRECTIONS = 16
+# So many at most are given to the device in one call.
+MOST_DIRECTIONS = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +41,34 @@ class Curvature:
 
     def multiply_hessian(self, vector: np.ndarray, directions: np.ndarray) -> np.ndarray:
         """Return the product of the Hessian with each of k directions, (k, P), k at most P."""
-        k, width = directions.shape
-        padded = np.zeros((-(-width // DIRECTIONS) * DIRECTIONS, width), vector.dtype)
-        padded[:k] = directions
-        return np.asarray(self.multiply(vector, padded, k, self.objective.data)[:k], float)
+        products = []
+        for begin in range(0, len(directions), MOST_DIRECTIONS):
+            part = directions[begin : begin + MOST_DIRECTIONS]
+            padded = np.zeros((_count_padded(vector.size), vector.size), vector.dtype)
+            padded[: len(part)] = part
+            products.append(
+                np.asarray(self.multiply(vector, padded, len(part), self.objective.data), float)[: len(part)]
+            )
+        return np.concatenate(products)
+
+    def multiply_prior(self, vector: np.ndarray, directions: np.ndarray) -> np.ndarray:
+        """Return the product of the Hessian of the prior with each of k directions, (k, P)."""
+        program, model = self.objective.program, self.objective.model
+
+        def compile_prior():
+            graph = lift(model, [model.logp(vars=model.free_RVs)], freeze=program.freeze)
+            evaluate = translate(graph.inputs, graph.outputs, on_host=set())
+
+            def loss(vector, data):
+                params = self.layout.split(vector)
+                return -evaluate(*(params[p.name] for p in graph.parameters), *(data[n] for n in graph.data))[0]
+
+            return graph, jax.jit(
+                lambda v, d, data: jax.lax.map(jax.linearize(lambda x: jax.grad(loss)(x, data), v)[1], d)
+            )
+
+        graph, multiply = program.remember(("prior", self.layout), compile_prior)
+        return np.asarray(multiply(vector, directions.astype(vector.dtype), self.objective.values_of(graph)), float)
 
 
 def measure_curvature(objective: Objective, layout: Layout, vector: np.ndarray) -> Curvature:
@@ -97,9 +125,14 @@ def _compile_curvature(objective: Objective, layout: Layout, vector: np.ndarray)
         return multiply
 
     exact = compile_product(multiply_exactly)
-    every = np.eye(-(-vector.size // DIRECTIONS) * DIRECTIONS, vector.size, dtype=vector.dtype)
+    everywhere = np.ones((_count_padded(vector.size), vector.size), vector.dtype)
     try:
-        usable = bool(np.isfinite(exact(vector, every, vector.size, objective.data)).all())
+        usable = bool(np.isfinite(exact(vector, everywhere, 1, objective.data)).all())
     except Exception:  # what JAX raises for ops without a second derivative is not of one type
         usable = False
     return (exact, "exact") if usable else (compile_product(take_differences), "central differences")
+
+
+def _count_padded(n_parameters: int) -> int:
+    """Return how many directions are given in one call: one number for a model, so that it is compiled once."""
+    return min(-(-n_parameters // DIRECTIONS) * DIRECTIONS, MOST_DIRECTIONS)

@@ -14,11 +14,10 @@ from pm_psyphy.hessian import Curvature, measure_curvature
 from pm_psyphy.objective import Objective
 from pm_psyphy.orbits import find_orbit
 from pm_psyphy.result import MAPResult, abridge
+from pm_psyphy.spectrum import Spectrum, decompose, sum_over_columns
 from pm_psyphy.status import Status
-from pm_psyphy.vector import Layout, find_layout
+from pm_psyphy.vector import find_layout
 
-# A Hessian of more takes gigabytes, and its eigenvalues an hour.
-MOST_PARAMETERS = 10_000
 MAX_HESSIANS = 50
 MAX_HALVINGS = 40
 # Of Newton's decrement, twice what a step would lower the loss by: below it the mode is near.
@@ -39,11 +38,16 @@ class Gaussian:
     objective: Objective
     mode: dict[str, np.ndarray]
     loss: float
-    factor: np.ndarray
+    factor: Any
+    flat: np.ndarray
     log_evidence: float
-    n_flat: int
     rotating: tuple[str, ...]
     method: str
+
+    @property
+    def n_flat(self) -> int:
+        """How many directions change nothing, such as the orthogonal freedom of a Wishart process."""
+        return self.flat.shape[1]
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -59,17 +63,19 @@ class LaplacePosterior(Draws, Gaussian):
         By value-variable name.
     loss : float
         Negative log density at the mode, with the Jacobian.
-    factor : ndarray, (P, P - n_flat)
-        The covariance is ``factor @ factor.T``. Parameters stand one after the other as in `mode`.
+    factor : ndarray, (P, P - n_flat), or LowRankFactor
+        The covariance is ``factor @ factor.T``. Parameters stand one after the other as in `mode`. Of more than 10,000
+        parameters it is a diagonal plus a few directions, which has ``factor @ y`` only.
+    flat : ndarray, (P, n_flat)
+        An orthonormal basis of the directions that change nothing, such as the orthogonal freedom of a Wishart
+        process; the draws leave them out.
     log_evidence : float
         Log marginal likelihood of the data, with all rotations of a Wishart process's weights. Along other flat
         directions it is a density, not integrated over their length.
-    n_flat : int
-        Directions that change nothing, such as the orthogonal freedom of a Wishart process; the draws leave them out.
     rotating : tuple of str
         Value variables, the weights of Wishart processes, whose rotations are those directions; empty if others are.
     method : str
-        How the Hessian was computed: ``"exact"`` or ``"central differences"``.
+        How the Hessian was computed: ``"exact"`` or ``"central differences"``, and of how many directions if not whole.
     noise : ndarray, (S, P - n_flat)
         The standard normal numbers of which `factor` made the draws.
     """
@@ -79,7 +85,7 @@ class LaplacePosterior(Draws, Gaussian):
     @property
     def covariance(self) -> np.ndarray:
         """(P, P), of the unconstrained parameters."""
-        return self.factor @ self.factor.T
+        return np.asarray(self.factor @ (self.factor.T @ np.eye(len(self.flat))))
 
     @cached_property
     def standard_errors(self) -> dict[str, np.ndarray]:
@@ -89,11 +95,7 @@ class LaplacePosterior(Draws, Gaussian):
 
         def add_squares(mode, factor, data):
             _, along = jax.linearize(lambda v: function(layout.split(v), data), mode)
-            zeros = jax.tree.map(jnp.zeros_like, function(layout.split(mode), data))
-            total, _ = jax.lax.scan(
-                lambda sums, column: (jax.tree.map(lambda s, d: s + d**2, sums, along(column)), None), zeros, factor.T
-            )
-            return total
+            return sum_over_columns(factor, lambda column: jax.tree.map(jnp.square, along(column)))
 
         mode = layout.join(self.mode)
         run = self.objective.program.remember(("standard errors", layout, function), lambda: jax.jit(add_squares))
@@ -140,7 +142,7 @@ class LaplacePosterior(Draws, Gaussian):
         return "\n".join([
             f"LaplacePosterior: {self.n_draws:,} draws, mean ± standard deviation",
             *rows,
-            f"  log evidence {self.log_evidence:.6g}, {self.method} Hessian of {len(self.factor)} parameters{flat}",
+            f"  log evidence {self.log_evidence:.6g}, {self.method} Hessian of {len(self.flat):,} parameters{flat}",
         ])  # fmt: skip
 
 
@@ -148,7 +150,8 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
     """Approximate the posterior by a Gaussian around its mode.
 
     The MAP estimate is the mode of the density of the user's variables. Newton steps go from there to the mode of the
-    density in PyMC's unconstrained space, with the transforms' Jacobian. The exact Hessian there gives the Gaussian.
+    density in PyMC's unconstrained space, with the transforms' Jacobian. The exact Hessian there gives the Gaussian;
+    of more than 10,000 parameters it is approximated by a diagonal plus as many directions as it takes.
 
     Parameters
     ----------
@@ -166,7 +169,8 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
     TypeError
         If `fit` is not a MAPResult.
     ValueError
-        If the fit did not converge, is of a stochastic objective, or has no mode near it; or if `draws` is below 1.
+        If the fit did not converge, is of a stochastic objective, or has no mode near it; if more than 10,000
+        parameters have a Hessian that is not near a diagonal plus few directions; or if `draws` is below 1.
     """
     check_fit(fit)
     if not isinstance(draws, int | np.integer) or draws < 1:
@@ -174,9 +178,8 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
     near = approximate(add_jacobian(fit.objective), fit.unconstrained)
     layout = find_layout(near.mode)
     noise = np.random.default_rng(random_seed).standard_normal((draws, near.factor.shape[1]))
-    return LaplacePosterior(
-        unconstrained=layout.split(layout.join(near.mode) + noise @ near.factor.T), noise=noise, **vars(near)
-    )
+    steps = np.asarray(near.factor @ noise.T).T
+    return LaplacePosterior(unconstrained=layout.split(layout.join(near.mode) + steps), noise=noise, **vars(near))
 
 
 def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> Gaussian:
@@ -194,21 +197,19 @@ def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> G
     """
     layout = find_layout(unconstrained)
     vector = np.asarray(layout.join(unconstrained))
-    if vector.size > MOST_PARAMETERS:
-        raise ValueError(
-            f"The model has {vector.size:,} parameters, and the Hessian is computed for at most {MOST_PARAMETERS:,}. "
-            "Integrate some of them out of the model, or sample it by pm.sample."
-        )
     curvature = measure_curvature(objective, layout, vector)
     mode, loss, spectrum = _find_mode(curvature, vector)
     spectrum.check(layout)
     factor, log_volume = spectrum.factorise()
-    n_flat, split = int(spectrum.is_flat.sum()), layout.split(mode)
+    flat, split = spectrum.find_flat(), layout.split(mode)
     rotating, log_orbit = find_orbit(
-        objective.model, split, n_flat, lambda params: curvature.find_slope(np.asarray(layout.join(params)))[0]
+        objective.model, split, flat.shape[1], lambda params: curvature.find_slope(np.asarray(layout.join(params)))[0]
     )
     log_evidence = log_volume + log_orbit - loss
-    return Gaussian(objective, split, loss, factor, log_evidence, n_flat, rotating, curvature.method)
+    method = (
+        curvature.method if spectrum.is_whole else f"{curvature.method}, diagonal plus rank {len(spectrum.values)},"
+    )
+    return Gaussian(objective, split, loss, factor, flat, log_evidence, rotating, method)
 
 
 def check_fit(fit: Any) -> None:
@@ -233,70 +234,6 @@ def add_jacobian(objective: Objective) -> Objective:
     return change_density(objective, jacobian=True) if has_transforms else objective
 
 
-@dataclass(frozen=True)
-class Spectrum:
-    """Eigenvalues of a Hessian that is scaled to a diagonal of ones."""
-
-    hessian: np.ndarray
-    scale: np.ndarray
-    values: np.ndarray
-    vectors: np.ndarray
-    zero: float
-    """The eigenvalue below which a direction is flat."""
-
-    @property
-    def is_flat(self) -> np.ndarray:
-        """Which directions change nothing."""
-        return np.abs(self.values) <= self.zero
-
-    def find_step(self, gradient: np.ndarray) -> tuple[np.ndarray, float]:
-        """Return Newton's step, downhill also where the curvature is negative, and its decrement."""
-        along = self.vectors.T @ (self.scale * gradient)
-        along[self.is_flat] = 0.0
-        curvatures = np.where(self.is_flat, 1.0, np.abs(self.values))
-        with np.errstate(over="ignore"):
-            decrement = float(np.sum(along**2 / curvatures))
-        return -self.scale * (self.vectors @ (along / curvatures)), decrement
-
-    def stays_flat(self, curvature: Curvature, vector: np.ndarray, zero: float) -> bool:
-        """Whether all flat directions are flat by a stricter measure, at another point."""
-        if not self.is_flat.any():
-            return True
-        along = (self.scale[:, None] * self.vectors[:, self.is_flat]).T
-        curvatures = along @ curvature.multiply_hessian(vector, along).T
-        return bool(np.all(np.abs(np.linalg.eigvalsh(curvatures)) <= zero))
-
-    def check(self, layout: Layout) -> None:
-        """Raise if the density grows along some direction."""
-        if self.values[0] >= 0 or self.is_flat[0]:
-            return
-        direction = layout.split(np.abs(self.scale * self.vectors[:, 0]))
-        name = max(direction, key=lambda n: np.max(direction[n], initial=0))
-        raise ValueError(
-            f"The fit is at a saddle: the density grows from there along {name!r} (curvature {self.values[0]:.2g}, "
-            "where 1 is that of one parameter alone). Fit again from elsewhere: find_map(model, starts=8), or other "
-            "initvals."
-        )
-
-    def factorise(self) -> tuple[np.ndarray, float]:
-        """Return a factor of the covariance, and the logarithm of the Gaussian's volume."""
-        n, n_flat = len(self.scale), int(self.is_flat.sum())
-        basis = np.eye(n)
-        if n_flat:
-            full, _ = np.linalg.qr(self.scale[:, None] * self.vectors[:, self.is_flat], mode="complete")
-            basis = full[:, n_flat:]
-        root = np.linalg.cholesky(basis.T @ self.hessian @ basis)
-        factor = np.linalg.solve(root, basis.T).T
-        return factor, 0.5 * (n - n_flat) * np.log(2 * np.pi) - np.log(np.diag(root)).sum()
-
-
-def _decompose(hessian: np.ndarray, zero: float) -> Spectrum:
-    diagonal = np.abs(np.diag(hessian))
-    scale = 1 / np.sqrt(np.where(diagonal > 0, diagonal, 1.0))
-    values, vectors = np.linalg.eigh(scale[:, None] * hessian * scale)
-    return Spectrum(hessian, scale, values, vectors, zero)
-
-
 def _find_mode(curvature: Curvature, vector: np.ndarray) -> tuple[np.ndarray, float, Spectrum]:
     """Return the mode that Newton's steps lead to, the loss there and the Hessian's spectrum."""
     precision = float(np.finfo(vector.dtype).eps)
@@ -304,7 +241,7 @@ def _find_mode(curvature: Curvature, vector: np.ndarray) -> tuple[np.ndarray, fl
     # Off the mode, flat directions are not quite flat, and a step along them would have no end.
     zero = precision**SUSPECT
     for _ in range(MAX_HESSIANS):
-        spectrum = _decompose(curvature.find_hessian(vector), zero)
+        spectrum = decompose(curvature, vector, zero)
         _, decrement = spectrum.find_step(gradient)
         close = decrement <= max(CLOSE, precision * abs(loss))
         vector, loss, gradient = _descend(curvature, spectrum, vector, loss, gradient)

@@ -106,7 +106,8 @@ def get_loop(
     """
     begun = time.perf_counter()
     n_starts = len(next(iter(starts.values())))
-    signature = tuple((n, np.shape(a), a.dtype, getattr(a, "sharding", None)) for n, a in (starts | data).items())
+    leaves, structure = jax.tree.flatten(starts | data)
+    signature = structure, *((np.shape(a), a.dtype, getattr(a, "sharding", None)) for a in leaves)
     loops = program.compiled.setdefault("loops", {})
     loop_id = transformation, n_starts, signature, batched
     params: Any = starts if n_starts > 1 else {name: stack[0] for name, stack in starts.items()}

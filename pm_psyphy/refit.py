@@ -86,7 +86,8 @@ def refit(
     with ThreadPoolExecutor(os.cpu_count() if n_at_once == 1 else 1) as pool:
         rest = pool.map(fit, batches[1:])
         found += track(rest, "fitting", total=n_batches - 1, disable=not progressbar, transient=True)
-    vectors = np.concatenate([t.params[WHITENED] for t in found])[:n] @ near.factor.T + layout.join(near.mode)
+    whitened_vectors = np.concatenate([t.params[WHITENED] for t in found])[:n]
+    vectors = layout.join(near.mode) + np.asarray(near.factor @ whitened_vectors.T).T
     return Refits(
         layout.split(vectors),
         np.concatenate([t.loss for t in found])[:n],
@@ -100,7 +101,7 @@ def _unstack(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {name: array if len(array) > 1 else array[0] for name, array in arrays.items()}
 
 
-def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], factor: np.ndarray) -> Objective:
+def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], factor: Any) -> Objective:
     """Return an objective of the coordinates y in which parameters are ``mode + factor @ y``.
 
     Parameters
@@ -108,7 +109,7 @@ def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], fa
     objective : Objective
     layout : Layout
     mode : dict of str to ndarray
-    factor : ndarray, (P, Q)
+    factor : ndarray or LowRankFactor, (P, Q)
 
     Returns
     -------
@@ -132,6 +133,6 @@ def _whiten_program(program: Program, layout: Layout) -> Program:
 
     def value_and_grad(params, data, key):
         loss, grads = program.value_and_grad(place(params, data), data, key)
-        return loss, {WHITENED: layout.join(grads) @ data[FACTOR]}
+        return loss, {WHITENED: data[FACTOR].T @ layout.join(grads)}
 
     return replace(program, value=value, value_and_grad=value_and_grad, compiled={})

@@ -19,6 +19,7 @@ from pm_psyphy.orbits import log_orbit_density
 from pm_psyphy.program import Program
 from pm_psyphy.refit import FACTOR, MODE, WHITENED, whiten
 from pm_psyphy.result import MAPResult
+from pm_psyphy.spectrum import LowRankFactor
 from pm_psyphy.vector import Layout, find_layout
 
 # So many draws are made between two looks at the progress bar.
@@ -129,7 +130,7 @@ def sample(
             stop.set()
     positions, stats = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
     _warn_of_divergences(stats["diverging"])
-    vectors = positions.reshape(chains * draws, -1) @ across.T + layout.join(near.mode)
+    vectors = layout.join(near.mode) + np.asarray(across @ positions.reshape(chains * draws, -1).T).T
     return _describe(Draws(near.objective, layout.split(vectors), n_chains=chains), stats)
 
 
@@ -209,14 +210,16 @@ def _find_gaussian(fit: Any) -> Gaussian:
     return approximate(add_jacobian(fit.objective), fit.unconstrained)
 
 
-def _span(near: Gaussian) -> tuple[np.ndarray, np.ndarray]:
+def _span(near: Gaussian) -> tuple[Any, np.ndarray]:
     """Return the factor of the coordinates, and the flat directions that they leave out, (P, k)."""
-    full, _ = np.linalg.qr(near.factor, mode="complete")
-    flat = full[:, near.factor.shape[1] :]
     if near.rotating or not near.n_flat:
-        return near.factor, flat
+        return near.factor, near.flat
+    if isinstance(near.factor, LowRankFactor):
+        raise ValueError(
+            f"{near.n_flat} directions of {len(near.flat):,} parameters change nothing at the mode. Give each a prior."
+        )
     # What is flat for another reason has bounds somewhere, and is walked along.
-    return np.concatenate([near.factor, flat], axis=1), flat[:, :0]
+    return np.concatenate([near.factor, near.flat], axis=1), near.flat[:, :0]
 
 
 def _import_blackjax() -> Any:
