@@ -5,6 +5,7 @@
 # in closed form, so this example shows that a fit finds it, and by which path.
 
 # %%
+import warnings
 from pathlib import Path
 
 import matplotlib
@@ -59,6 +60,38 @@ assert fit.converged
 assert np.isclose(fit["mu"], y.mean(), rtol=1e-6)
 assert np.isclose(fit["variance"], y.var(), rtol=1e-6)
 assert np.isclose(-fit.loss, log_likelihood(y.mean(), y.var()), rtol=1e-10)
+
+# %% [markdown]
+# Standard errors come from the curvature at the estimate. Fisher's information of a normal distribution gives them in
+# closed form: sqrt(variance / n) for the mean, and sqrt(2 / n) times the variance for the variance. Laplace's
+# approximation finds the mode in the logarithm of the variance, with the Jacobian, so the two agree but for 1 / n.
+
+# %%
+errors = psy.laplace(fit).standard_errors
+fisher = {"mu": np.sqrt(y.var() / len(y)), "variance": y.var() * np.sqrt(2 / len(y))}
+print()
+for name, expected in fisher.items():
+    print(f"standard error of the {name:<8}  Fisher {expected:.4f}   Laplace {errors[name]:.4f}")
+    assert np.isclose(errors[name], expected, rtol=2 / len(y))
+
+# %% [markdown]
+# A slip that many make once: the square of the sum of the deviations in place of the sum of their squares. The
+# deviations from the mean sum to zero, so nothing holds the variance up any more. The mean comes out right, and the
+# variance shrinks until the search gives up, which it says.
+
+# %%
+with pm.Model() as slip:
+    mu, variance = pm.Flat("mu"), pm.HalfFlat("variance")
+    log_density = -0.5 * len(y) * pm.math.log(2 * np.pi * variance) - (y - mu).sum() ** 2 / (2 * variance)
+    pm.Potential("log_likelihood", log_density)
+
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    wrong = psy.find_map(slip, initvals={"mu": 0.0, "variance": 12.0}, steps=200, progressbar=False)
+print(f"\nsquare of the sum: mean {wrong['mu']:.4f}, variance {wrong['variance']:.1e}")
+print(caught[0].message)
+assert not wrong.converged
+assert wrong["variance"] < 1e-3 * y.var()
 
 # %% [markdown]
 # The picture shows how far the log likelihood lies below its maximum. The inner line, at 3, encloses the 95 %

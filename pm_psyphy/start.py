@@ -70,21 +70,36 @@ def _sort_initvals(model, initvals: Mapping[str, Any]) -> tuple[dict, dict, dict
                 raise ValueError(f"initvals[{name!r}] is {value!r}. Give an array, 'prior' or 'support_point'.")
             strategies[name] = value
         elif name in free:
-            arrays[name] = _fill(name, np.asarray(value, free[name].dtype), free[name].type.shape)
+            arrays[name] = _fill(model, name, np.asarray(value, free[name].dtype), free[name].type.shape)
         elif name in value_vars:
-            unconstrained[name] = _fill(name, np.asarray(value, value_vars[name].dtype), value_vars[name].type.shape)
+            given = np.asarray(value, value_vars[name].dtype)
+            unconstrained[name] = _fill(model, name, given, value_vars[name].type.shape)
         else:
             raise ValueError(f"initvals name {name!r}, which is no free variable. The model has {', '.join(free)}.")
     return arrays, strategies, unconstrained
 
 
-def _fill(name: str, value: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
+def _fill(model, name: str, value: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
+    """Return a value with the shape of its variable, of which None are those that data or dims decide."""
     if value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True)):
         return value
+    if None in shape:
+        shape = _find_shape(model, name)
     try:
-        return np.broadcast_to(value, [1 if n is None else n for n in shape]).copy()
+        return np.broadcast_to(value, shape).copy()
     except ValueError:
         raise ValueError(f"initvals[{name!r}] has shape {value.shape}. The variable has shape {shape}.") from None
+
+
+def _find_shape(model, name: str) -> tuple[int, ...]:
+    """Return the present shape of a free variable, or of its unconstrained value."""
+    known = _DRAWERS.setdefault(model, {})
+    if name not in known:
+        (rv,) = (rv for rv in model.free_RVs if name in (rv.name, model.rvs_to_values[rv].name))
+        transform = model.rvs_to_transforms[rv] if name != rv.name else None
+        variable = rv if transform is None else transform.forward(rv, *rv.owner.inputs)
+        known[name] = compile_graph([], variable.shape, mode=RUN_ONCE)
+    return tuple(int(n) for n in known[name]())
 
 
 def _drawer(model, jitter, values, strategies):

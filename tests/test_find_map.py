@@ -220,3 +220,13 @@ def test_a_bounded_parameter_at_its_edge_is_not_called_a_success_in_silence():
         pm.Potential("downhill", -x)
     fit = psy.find_map(model)
     assert fit["x"] < 1e-7
+
+
+def test_a_number_as_initial_value_fills_a_variable_whose_dims_may_grow():
+    with pm.Model(coords={"group": range(3)}) as model:
+        effect = pm.Normal("effect", 0, 1, dims="group")
+        scale = pm.HalfNormal("scale", 1, dims="group")
+        pm.Normal("y", effect, scale, observed=[1.0, 2.0, 3.0], dims="group")
+    objective = psy.compile_objective(model, initvals={"effect": 0.5, "scale_log__": -1.0})
+    np.testing.assert_array_equal(objective.start["effect"], [0.5, 0.5, 0.5])
+    np.testing.assert_array_equal(objective.start["scale_log__"], [-1.0, -1.0, -1.0])
