@@ -8,7 +8,7 @@ demo: .venv/ready
 	$(PYTHON) examples/hierarchical_regression.py
 
 test: .venv/ready
-	$(PYTHON) -m pytest
+	$(PYTHON) -m pytest -n 2 --dist worksteal
 
 check: .venv/ready
 	.venv/bin/ruff check .
@@ -38,7 +38,7 @@ lock:
 	    --group peers pyproject.toml -o requirements/peers.txt
 
 clean:
-	rm -rf .venv .venv-peers docs/_build
+	rm -rf .venv .venv-peers docs/_build docs/gallery
 
 .venv/ready: requirements/dev.txt pyproject.toml
 	"$$(.ci/find-python)" -m venv .venv

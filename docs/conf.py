@@ -3,6 +3,7 @@
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
+from urllib.request import urlopen
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -12,7 +13,8 @@ copyright = author
 version = release = installed_version("pm_psyphy")
 
 extensions = ["myst_parser", "numpydoc", "run_blocks", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
-exclude_patterns = ["_build", "oddity_accuracy.md"]
+extensions += ["sphinx.ext.intersphinx", "sphinx_gallery.gen_gallery"]
+exclude_patterns = ["_build", "oddity_accuracy.md", "gallery/sg_execution_times.rst", "sg_execution_times.rst"]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 
@@ -22,6 +24,40 @@ autodoc_member_order = "bysource"
 autosummary_generate = False
 toc_object_entries_show_parents = "hide"
 numpydoc_show_class_members = False
+
+INVENTORIES = {
+    "pymc": "https://www.pymc.io/projects/docs/en/stable/",
+    "arviz": "https://python.arviz.org/en/stable/",
+    "xarray": "https://docs.xarray.dev/en/stable/",
+    "optax": "https://optax.readthedocs.io/en/latest/",
+}
+
+
+def can_reach(address: str) -> bool:
+    """Whether the network is there; without it the pages have no links to other projects."""
+    try:
+        with urlopen(f"{address}objects.inv", timeout=3):
+            return True
+    except OSError:
+        return False
+
+
+intersphinx_mapping = {name: (address, None) for name, address in INVENTORIES.items() if can_reach(address)}
+
+sphinx_gallery_conf = {
+    "examples_dirs": "../examples",
+    "gallery_dirs": "gallery",
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "gallery.Order",
+    "reset_argv": "gallery.pass_arguments",
+    "reset_modules": ("matplotlib", "gallery.name_script"),
+    "abort_on_example_error": True,
+    "parallel": 2,
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+    "min_reported_time": 1e9,
+}
 
 html_theme = "alabaster"
 html_title = f"pm_psyphy {version}"

@@ -1,10 +1,11 @@
-# %% [markdown]
-# # Threshold contours by the bootstrap
-#
-# How much would thresholds change if the experiment were done again? `psy.bootstrap(fit)` draws trials with
-# replacement and fits each of these data sets from the original estimate, all in one compiled program.
+"""
+Threshold contours by the bootstrap
+===================================
 
-# %%
+How much would thresholds change if the experiment were done again? ``psy.bootstrap(fit)`` draws trials with
+replacement and fits each of these data sets from the original estimate, all in one compiled program.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -21,11 +22,10 @@ from pm_psyphy import plots
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 
-# %% [markdown]
+# %%
 # Two observers, with 1,500 trials each around five references. Covariances of the second are twice as large as those of
 # the first.
 
-# %%
 settings = {"input_dim": 2, "basis_degree": 2, "variance_scale": 6e-4}
 with pm.Model() as prior:
     psy.WishartProcess("W", **settings)
@@ -53,12 +53,11 @@ fit = psy.find_map(model, progressbar=False)
 print(fit)
 print(psy.goodness_of_fit(fit, by=np.linalg.norm(trials.comparison - trials.reference, axis=1), bins=6, random_seed=1))
 
-# %% [markdown]
+# %%
 # Trials are drawn within each reference, so that each keeps its number of them. The band holds 90 % of the estimates.
 # It is narrower than that of Laplace's approximation: the estimates of all data sets are drawn towards the same prior,
 # and their scatter does not tell how far that may be from the truth.
 
-# %%
 strata = np.repeat(np.arange(len(places)), 300)
 boot = psy.bootstrap(fit, n=60, strata=strata, random_seed=3, progressbar=False)
 print(boot)
@@ -69,11 +68,10 @@ by_laplace = psy.threshold_contours(posterior, field, places, n_directions=n_dir
 widths = [c.quantile(0.95).radii - c.quantile(0.05).radii for c in (contours, by_laplace)]
 print(f"bands of the bootstrap are {np.median(widths[0] / widths[1]):.2f} times as wide as those of Laplace")
 
-# %% [markdown]
+# %%
 # Are two thresholds different? Of one observer: horizontally and vertically, at the centre. And of two: the second
 # observer's data go through the same compiled program, and draws of the two are compared direction by direction.
 
-# %%
 across, upwards = [by_laplace.radii[:, 0, i] for i in (0, n_directions // 4)]
 print("horizontal - vertical:", psy.compare_draws(across, upwards))
 data = {"reference": other_trials.reference, "comparison": other_trials.comparison, "response": other_trials.response}

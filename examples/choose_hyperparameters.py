@@ -1,12 +1,13 @@
-# %% [markdown]
-# # Choosing hyperparameters
-#
-# How smooth is the field, and how large are its covariances? The prior of a Wishart process says so by a decay rate and
-# a variance scale. Declared as `pm.Data`, they can be swept: `psy.cross_validate` fits the model at each setting of a
-# grid, to all trials and without each fold, by one compiled program. It tells how well held-out trials are predicted,
-# and the evidence of all of them, by Laplace's approximation, which needs no held-out trials.
+"""
+Choosing hyperparameters
+========================
 
-# %%
+How smooth is the field, and how large are its covariances? The prior of a Wishart process says so by a decay rate and
+a variance scale. Declared as ``pm.Data``, they can be swept: ``psy.cross_validate`` fits the model at each setting of a
+grid, to all trials and without each fold, by one compiled program. It tells how well held-out trials are predicted,
+and the evidence of all of them, by Laplace's approximation, which needs no held-out trials.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -48,11 +49,10 @@ print(found)
 print("best for held-out trials:", found.best)
 print("largest evidence:", found.best_by_evidence)
 
-# %% [markdown]
+# %%
 # The settings near the best differ by less than the standard error of their difference: any of them will do. What
 # matters is to stay away from the corner of rough fields with small weights, and of too smooth ones.
 
-# %%
 with model:
     pm.set_data(found.best_by_evidence)
 fit = psy.find_map(model, progressbar=False)

@@ -1,10 +1,11 @@
-# %% [markdown]
-# # A field in three dimensions
-#
-# Colours differ in three dimensions, and so do the ellipsoids of what looks alike. The oddity likelihood is an inverse
-# Laplace transform in two variables whatever the dimension of the stimuli, so nothing changes but `input_dim`.
+"""
+A field in three dimensions
+===========================
 
-# %%
+Colours differ in three dimensions, and so do the ellipsoids of what looks alike. The oddity likelihood is an inverse
+Laplace transform in two variables whatever the dimension of the stimuli, so nothing changes but ``input_dim``.
+"""
+
 from pathlib import Path
 
 import matplotlib

@@ -1,11 +1,12 @@
-# %% [markdown]
-# # A neural network for handwritten digits
-#
-# The classifier of the flax tutorials, one hidden layer of ten units and Adam on minibatches, as a PyMC model. The same
-# network is trained by flax and optax beside it, on the same batches, and reaches the same weights. Then comes what a
-# training loop alone does not give: Laplace's approximation of the last layer, and how far to trust a probability.
+"""
+A neural network for handwritten digits
+=======================================
 
-# %%
+The classifier of the flax tutorials, one hidden layer of ten units and Adam on minibatches, as a PyMC model. The same
+network is trained by flax and optax beside it, on the same batches, and reaches the same weights. Then comes what a
+training loop alone does not give: Laplace's approximation of the last layer, and how far to trust a probability.
+"""
+
 import time
 from pathlib import Path
 
@@ -31,24 +32,23 @@ HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 N_HIDDEN, N_CLASSES, BATCH, EPOCHS, LEARNING_RATE = 10, 10, 50, 60, 1e-3
 
-# %% [markdown]
+# %%
 # 1,797 images of 8 x 8 pixels, of which 597 are kept for the test.
 
-# %%
 images, labels = load_digits(return_X_y=True)
 order = np.random.default_rng(0).permutation(len(labels))
 images, labels = images[order] / 16, labels[order].astype("int32")
 x_train, x_test, y_train, y_test = images[:1200], images[1200:], labels[:1200], labels[1200:]
 n_train = len(y_train)
 
-# %% [markdown]
-# ## The network as a PyMC model
-#
-# A normal prior on the weights is what is elsewhere called weight decay. All weights at zero are a saddle, so the search
-# starts from random ones.
-
-
 # %%
+# The network as a PyMC model
+# ---------------------------
+#
+# A normal prior on the weights is what is elsewhere called weight decay. All weights at zero are a saddle, so the
+# search starts from random ones.
+
+
 def declare(x, y, model=None, **total_size):
     with model or pm.Model() as model:
         hidden = pm.Normal("hidden", 0, 1, shape=(64, N_HIDDEN))
@@ -79,23 +79,22 @@ def find_accuracy(weights):
     return float(np.mean(classify(weights, x_test).argmax(axis=1) == y_test))
 
 
-# %% [markdown]
-# With `pm.Minibatch` in the model, `find_map` is the whole training.
-
 # %%
+# With ``pm.Minibatch`` in the model, ``find_map`` is the whole training.
+
 steps = EPOCHS * n_train // BATCH
 batch_model = declare(*pm.Minibatch(x_train, y_train, batch_size=BATCH), total_size=n_train)
 settings = {"optimizer": "adam", "learning_rate": LEARNING_RATE, "steps": steps, "initvals": start}
 fit = psy.find_map(batch_model, random_seed=1, log_every=EPOCHS, progressbar=False, **settings)
 print(fit)
 
-# %% [markdown]
-# ## The same in flax
-#
-# `TrainState` holds the parameters and the optimiser; the loop shuffles the rows for each epoch.
-
-
 # %%
+# The same in flax
+# ----------------
+#
+# ``TrainState`` holds the parameters and the optimiser; the loop shuffles the rows for each epoch.
+
+
 class Network(nn.Module):
     @nn.compact
     def __call__(self, x):
@@ -129,19 +128,17 @@ def train_by_flax():
         state = train_step(state, x_train[rows], y_train[rows])
     layers = jax.tree.map(np.asarray, state.params)
     return {
-        name: layers[layer][kind]
-        for layer in layers
-        for name, kind in ((layer, "kernel"), (f"{layer}_bias", "bias"))
+        name: layers[layer][kind] for layer in layers for name, kind in ((layer, "kernel"), (f"{layer}_bias", "bias"))
     }
 
 
-# %% [markdown]
-# ## The same by the kernel
-#
-# `map_kernel` gives the step, and its state has a field for whatever a training needs beside it: here the moving average
-# of the weights. The batches are data, and the whole training is one compiled scan.
-
 # %%
+# The same by the kernel
+# ----------------------
+#
+# ``map_kernel`` gives the step, and its state has a field for whatever a training needs beside it: here the moving
+# average of the weights. The batches are data, and the whole training is one compiled scan.
+
 with pm.Model() as shell:
     x_batch, y_batch = pm.Data("x", x_train[:BATCH]), pm.Data("y", y_train[:BATCH])
 kernel_model = declare(x_batch, y_batch, model=shell, total_size=n_train)
@@ -162,10 +159,9 @@ def train_by_kernel():
     return [{name: np.asarray(w) for name, w in weights.items()} for weights in (state.params, state.extra)]
 
 
-# %% [markdown]
+# %%
 # Each of the three once to compile, and once for the time.
 
-# %%
 trainings = {
     "find_map, pm.Minibatch": lambda: psy.find_map(batch_model, random_seed=1, progressbar=False, **settings),
     "map_kernel": lambda: train_by_kernel()[0],
@@ -187,15 +183,15 @@ for name in start:
     assert np.allclose(weights["map_kernel"][name], weights["flax and optax"][name], atol=1e-6)
 assert min(find_accuracy(found) for found in weights.values()) > 0.85
 
-# %% [markdown]
-# ## The last layer, with its uncertainty
-#
-# With the hidden layer as it is, the rest is a regression of the digits on ten numbers, whose posterior is nearly normal.
-# Probabilities are averaged over its draws, and so are less sure of themselves where the images are unlike those of the
-# training. The test images get noise, to make them so.
-
-
 # %%
+# The last layer, with its uncertainty
+# ------------------------------------
+#
+# With the hidden layer as it is, the rest is a regression of the digits on ten numbers, whose posterior is nearly
+# normal. Probabilities are averaged over its draws, and so are less sure of themselves where the images are unlike
+# those of the training. The test images get noise, to make them so.
+
+
 def find_activity(x):
     return np.maximum(x @ fit["hidden"] + fit["hidden_bias"], 0)
 

@@ -1,11 +1,12 @@
-# %% [markdown]
-# # Eight schools, and what a mode cannot tell
-#
-# The effects of coaching in eight schools and their standard errors (Rubin, 1981) are the smallest hierarchical data
-# set that anyone fits. The joint mode of its scale and effects is a poor summary: the fit finds it, and this example
-# shows how to notice, and what to do instead.
+"""
+Eight schools, and what a mode cannot tell
+==========================================
 
-# %%
+The effects of coaching in eight schools and their standard errors (Rubin, 1981) are the smallest hierarchical data
+set that anyone fits. The joint mode of its scale and effects is a poor summary: the fit finds it, and this example
+shows how to notice, and what to do instead.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -24,11 +25,10 @@ SCHOOLS = list("ABCDEFGH")
 observed = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 error = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
-# %% [markdown]
-# The usual model: the effects have mean mu and standard deviation tau, and are written with standard normal `z`, so
+# %%
+# The usual model: the effects have mean mu and standard deviation tau, and are written with standard normal ``z``, so
 # that the search has an easy landscape. Thirty-two starts run side by side in one compiled loop.
 
-# %%
 with pm.Model(coords={"school": SCHOOLS}) as joint:
     mu = pm.Normal("mu", 0, 10)
     tau = pm.HalfCauchy("tau", 5)
@@ -39,12 +39,11 @@ with pm.Model(coords={"school": SCHOOLS}) as joint:
 fit = psy.find_map(joint, starts=32, random_seed=1, progressbar=False)
 print(fit)
 
-# %% [markdown]
-# `fit.starts` tells how every start ended. All have the same loss, so there is one mode. But they stopped at different
-# tau, all of them tiny: the mode is at tau = 0, minus infinity on the logarithmic scale of the search, and each start
-# walked towards it until the gradient was below the tolerance.
-
 # %%
+# ``fit.starts`` tells how every start ended. All have the same loss, so there is one mode. But they stopped at
+# different tau, all of them tiny: the mode is at tau = 0, minus infinity on the logarithmic scale of the search, and
+# each start walked towards it until the gradient was below the tolerance.
+
 taus = np.exp(fit.starts.unconstrained["tau_log__"])
 print(f"\n{len(taus)} starts: {sum(status == psy.Status.CONVERGED for status in fit.starts.status)} converged")
 print(f"  loss from {fit.starts.loss.min():.6f} to {fit.starts.loss.max():.6f}")
@@ -52,10 +51,9 @@ print(f"  tau  from {taus.min():.1e} to {taus.max():.1e}")
 assert np.ptp(fit.starts.loss) < 1e-6
 assert taus.max() < 1e-2
 
-# %% [markdown]
+# %%
 # A profile confirms it. With tau as data, each of its values is one fit of the same compiled program.
 
-# %%
 with pm.Model(coords={"school": SCHOOLS}) as given_tau:
     scale = pm.Data("tau", 1.0)
     mu = pm.Normal("mu", 0, 10)
@@ -73,12 +71,11 @@ joint_loss = np.array([fit.loss for fit in profile]) - log_half_cauchy
 assert np.all(np.diff(joint_loss) > 0)
 assert np.isclose(joint_loss[0], fit.loss, atol=1e-3)
 
-# %% [markdown]
+# %%
 # Two changes give a useful estimate. The effects are integrated out, which for normal effects is a line of algebra:
 # their mean given mu and tau is a deterministic. And the prior of tau is zero at tau = 0: a Gamma(2, 0.1), as Chung et
 # al. (2013, Psychometrika 78, 685-709) suggest.
 
-# %%
 with pm.Model(coords={"school": SCHOOLS}) as integrated:
     mu = pm.Normal("mu", 0, 10)
     tau = pm.Gamma("tau", 2, 0.1)
@@ -91,12 +88,11 @@ print(better)
 assert better.converged
 assert np.ptp(better.starts.unconstrained["tau_log__"]) < 1e-3
 
-# %% [markdown]
+# %%
 # The fit is an ArviZ DataTree if asked, so whatever works on posteriors works on it: here predictions, from PyMC, of
 # what other schools with these standard errors would show. The tree holds a single draw, the estimate; it is repeated
 # to get many predictions.
 
-# %%
 tree = better.to_datatree()
 posterior = tree.posterior.dataset.isel(draw=np.zeros(1000, int)).assign_coords(draw=np.arange(1000))
 predicted = pm.sample_posterior_predictive(
@@ -108,11 +104,10 @@ for i, school in enumerate(SCHOOLS):
     print(f"{school:>6}  {observed[i]:8.0f}  {better['effect'][i]:8.1f}  {low[i]:8.1f} to {high[i]:5.1f}")
 print(f"\nInside their interval: {np.sum((low < observed) & (observed < high))} of {len(SCHOOLS)} schools")
 
-# %% [markdown]
+# %%
 # Left: the joint loss falls all the way to tau = 0, and the integrated one has a minimum. Right: the effects as tau
 # pulls them together; at the joint mode all schools are the same.
 
-# %%
 _, axes = plt.subplots(1, 2, figsize=(9.6, 4))
 objective = better.objective
 integrated_loss = []

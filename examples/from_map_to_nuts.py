@@ -1,10 +1,11 @@
-# %% [markdown]
-# # From the MAP estimate to NUTS
-#
-# Where a posterior is not near a Gaussian, Laplace's approximation says so by its k-hat, and the next step is to draw.
-# `psy.sample(fit)` hands the compiled density to BlackJAX's NUTS, in coordinates of the Laplace approximation.
+"""
+From the MAP estimate to NUTS
+=============================
 
-# %%
+Where a posterior is not near a Gaussian, Laplace's approximation says so by its k-hat, and the next step is to draw.
+``psy.sample(fit)`` hands the compiled density to BlackJAX's NUTS, in coordinates of the Laplace approximation.
+"""
+
 from pathlib import Path
 
 import arviz as az
@@ -22,10 +23,9 @@ from pm_psyphy import plots
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 
-# %% [markdown]
+# %%
 # A psychometric function of 60 trials, with a lapse rate: a posterior with a long tail.
 
-# %%
 rng = np.random.default_rng(5)
 truth = {"threshold": 0.3, "slope": 2.0, "guess_rate": 0.5, "lapse_rate": 0.03}
 level = rng.choice(np.linspace(-1, 1.5, 8), 60)
@@ -47,12 +47,11 @@ tree = psy.sample(fit, target_accept=0.95, random_seed=2, progressbar=False)
 print(az.summary(tree, var_names=["threshold", "slope", "lapse_rate"]))
 print("threshold by Laplace:", posterior["threshold"].mean().round(3), "±", posterior["threshold"].std().round(3))
 
-# %% [markdown]
+# %%
 # A Wishart process of 24 weights. Its weights are determined only up to rotations, along which NUTS would walk without
 # end: the chains stay on a plane across them, where each point counts for as much as its rotations do. So they agree
 # about the weights, too.
 
-# %%
 settings = {"input_dim": 2, "basis_degree": 1, "variance_scale": 2e-3}
 with pm.Model() as prior:
     psy.WishartProcess("W", **settings)

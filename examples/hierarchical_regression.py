@@ -1,10 +1,11 @@
-# %% [markdown]
-# # A hierarchical regression with a thousand groups
-#
-# First eight schools, a real data set of eight rows; then the response times of a thousand people in twenty thousand
-# trials, simulated so that the estimate can be held against the truth. The same call fits both.
+"""
+A hierarchical regression with a thousand groups
+================================================
 
-# %%
+First eight schools, a real data set of eight rows; then the response times of a thousand people in twenty thousand
+trials, simulated so that the estimate can be held against the truth. The same call fits both.
+"""
+
 import time
 from pathlib import Path
 
@@ -23,13 +24,13 @@ HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 print(f"Imported PyMC, JAX and pm_psyphy in {time.perf_counter() - begun:.1f} s.")
 
-# %% [markdown]
-# ## Eight schools
+# %%
+# Eight schools
+# -------------
 #
 # The effects of coaching in eight schools, with their standard errors (Rubin, 1981). The schools' true effects are
 # normal around mu with standard deviation tau. They are integrated out, and their means follow from mu and tau.
 
-# %%
 observed = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
 error = np.array([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0])
 
@@ -44,13 +45,13 @@ fit = psy.find_map(schools)
 print(fit)
 assert fit.converged
 
-# %% [markdown]
-# ## A thousand people
+# %%
+# A thousand people
+# -----------------
 #
 # The logarithm of a response time rises with the difficulty of the trial and falls with practice, and people differ in
 # their speed. Half of the people left after two to eight trials; the others did some thirty-five.
 
-# %%
 N_PEOPLE, N_TRIALS = 1_000, 20_000
 TRUTH = {"intercept": -0.5, "difficulty_slope": 0.20, "practice_slope": -0.10, "speed_sd": 0.40, "noise": 0.40}
 
@@ -70,12 +71,11 @@ def simulate(rng):
 
 data = simulate(rng)
 
-# %% [markdown]
-# Because the data are `pm.Data`, they can be exchanged later. The mode of such a model is near the truth where many
+# %%
+# Because the data are ``pm.Data``, they can be exchanged later. The mode of such a model is near the truth where many
 # people have many trials. It knows nothing of the uncertainty of each person's speed, so that both standard deviations
 # come out a little low. With few trials for everyone it would be of no use: see the example of the eight schools.
 
-# %%
 with pm.Model(coords={"person": range(N_PEOPLE), "trial": range(N_TRIALS)}) as model:
     difficulty = pm.Data("difficulty", data["difficulty"], dims="trial")
     practice = pm.Data("practice", data["practice"], dims="trial")
@@ -99,13 +99,13 @@ for name, truth in TRUTH.items():
 assert fit.converged
 assert all(abs(fit[name] - truth) < 0.06 for name, truth in TRUTH.items())
 
-# %% [markdown]
-# ## New data, the same program
+# %%
+# New data, the same program
+# --------------------------
 #
-# The same people come back another day and do as many trials. `pm.set_data` puts the new data into the model, and the
+# The same people come back another day and do as many trials. ``pm.set_data`` puts the new data into the model, and the
 # next fit uses the program that is there.
 
-# %%
 pm.set_data(simulate(rng), model=model)
 print("\nThe same people, a second day: fitting")
 again = psy.find_map(model)
@@ -116,13 +116,13 @@ print(f"\n{'':<18}{'first':>10}{'second':>10}")
 print(f"{'compiled in':<18}{fit.compile_seconds:>8.3f} s{again.compile_seconds:>8.3f} s")
 print(f"{'ran in':<18}{fit.run_seconds:>8.3f} s{again.run_seconds:>8.3f} s")
 
-# %% [markdown]
-# ## What the hierarchy is for
+# %%
+# What the hierarchy is for
+# -------------------------
 #
 # Without a hierarchy, a person's speed is the mean of what the regression leaves of their trials. With it, the speed of
 # people with few trials is drawn towards everyone's mean, and on average that is closer to the truth.
 
-# %%
 n_trials = np.bincount(person)
 left = data["log_time"] - fit["intercept"]
 left = left - fit["difficulty_slope"] * data["difficulty"] - fit["practice_slope"] * data["practice"]

@@ -1,13 +1,14 @@
-# %% [markdown]
-# # Several observers, pooled
-#
-# Observers share a field, and each departs from it a little. `weights` takes any tensor, so the hierarchy is plain
-# PyMC: a common W and deviations by observer. With few trials each, an observer's field leans on the others'.
-#
-# How large the deviations are, tau, a MAP estimate cannot say: with tau free it lets tau grow and the standardised
-# deviations shrink. Trials that were held out can; tau is data, so that another value compiles nothing.
+"""
+Several observers, pooled
+=========================
 
-# %%
+Observers share a field, and each departs from it a little. ``weights`` takes any tensor, so the hierarchy is plain
+PyMC: a common W and deviations by observer. With few trials each, an observer's field leans on the others'.
+
+How large the deviations are, tau, a MAP estimate cannot say: with tau free it lets tau grow and the standardised
+deviations shrink. Trials that were held out can; tau is data, so that another value compiles nothing.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -47,10 +48,9 @@ is_train = rng.random(len(response)) < 0.8
 train = observer[is_train], reference[is_train], comparison[is_train]
 test = observer[~is_train], reference[~is_train], comparison[~is_train]
 
-# %% [markdown]
-# `weights=W[observer]` gives each trial its observer's field. A large tau is no pooling at all.
-
 # %%
+# ``weights=W[observer]`` gives each trial its observer's field. A large tau is no pooling at all.
+
 # Near circles, and off the saddle at W = 0.
 start = 0.3 * rng.normal(size=SHAPE) + np.eye(2, 3) * (degrees == 0)
 with pm.Model() as model:

@@ -1,14 +1,15 @@
-# %% [markdown]
-# # The trials of Hong et al. (2025)
-#
-# Eight people, 6,000 adaptive trials each to fit and 6,000 more to test, on a plane of colours. The trials are in the
-# Open Science Framework's node k27js: put the files ``trial_data_pooled_by_type_sub{N}.csv`` into a folder and run
-#
-#     python examples/hong2025.py FOLDER
-#
-# Without a folder, an observer drawn from the prior answers fewer trials, written in the same layout.
+"""
+The trials of Hong et al. (2025)
+================================
 
-# %%
+Eight people, 6,000 adaptive trials each to fit and 6,000 more to test, on a plane of colours. The trials are in the
+Open Science Framework's node k27js: put the files ```trial_data_pooled_by_type_sub{N}.csv``` into a folder and run
+
+    python examples/hong2025.py FOLDER
+
+Without a folder, an observer drawn from the prior answers fewer trials, written in the same layout.
+"""
+
 import sys
 import tempfile
 from pathlib import Path
@@ -55,10 +56,9 @@ files = sorted(folder.glob("trial_data_pooled_by_type_sub*.csv"))
 if not files:
     sys.exit(f"{folder} holds no trial_data_pooled_by_type_sub*.csv. Get them from the OSF's node k27js.")
 
-# %% [markdown]
+# %%
 # One model serves all: another observer's trials are other data, and compile nothing.
 
-# %%
 model, fits = None, {}
 for file in files:
     trials = psy.Trials.read_csv(file, reference="xref", comparison="x1", response="y", columns=["TrialType"])

@@ -1,11 +1,12 @@
-# %% [markdown]
-# # Intervals by Laplace's approximation
-#
-# A point estimate is half an answer. `psy.laplace(fit)` goes from the MAP estimate to the mode of the density in PyMC's
-# unconstrained space, takes the exact Hessian there, and draws from the Gaussian it defines: intervals of every
-# variable and of any expression, standard errors, and the evidence of the data.
+"""
+Intervals by Laplace's approximation
+====================================
 
-# %%
+A point estimate is half an answer. ``psy.laplace(fit)`` goes from the MAP estimate to the mode of the density in PyMC's
+unconstrained space, takes the exact Hessian there, and draws from the Gaussian it defines: intervals of every
+variable and of any expression, standard errors, and the evidence of the data.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -22,10 +23,9 @@ from pm_psyphy import plots
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 
-# %% [markdown]
+# %%
 # First a psychometric function of 400 trials.
 
-# %%
 rng = np.random.default_rng(3)
 truth = {"threshold": 0.3, "slope": 2.0, "guess_rate": 0.5, "lapse_rate": 0.03}
 level = rng.choice(np.linspace(-1, 1.5, 8), 400)
@@ -51,12 +51,11 @@ assert low < truth["threshold"] < high
 grid = np.linspace(-1.2, 1.7, 200)
 curves = posterior.evaluate(psy.psychometric(grid, **parameters))
 
-# %% [markdown]
+# %%
 # Then a Wishart process. Its weights are determined only up to rotations of their last axis: three directions along
 # which nothing changes. They are found, counted and left out, and thresholds have intervals all the same. Neighbouring
 # thresholds err together, so that the share of them that an interval covers varies much from one observer to another.
 
-# %%
 settings = {"input_dim": 2, "basis_degree": 2, "variance_scale": 6e-4}
 with pm.Model() as prior:
     psy.WishartProcess("W", **settings)

@@ -1,11 +1,12 @@
-# %% [markdown]
-# # Minibatches
-#
-# With `pm.Minibatch`, a step sees a few rows instead of all of them. The loss is then random, so `find_map` takes Adam
-# unless told otherwise, and a learning rate that decays lets it settle. A logistic regression of 100,000 rows is small
-# enough to fit with all rows too, which shows how close the minibatches come.
+"""
+Minibatches
+===========
 
-# %%
+With ``pm.Minibatch``, a step sees a few rows instead of all of them. The loss is then random, so ``find_map`` takes
+Adam unless told otherwise, and a learning rate that decays lets it settle. A logistic regression of 100,000 rows is
+small enough to fit with all rows too, which shows how close the minibatches come.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -37,18 +38,16 @@ def logistic_regression(x, y, **total_size):
     return model
 
 
-# %% [markdown]
+# %%
 # All rows, and L-BFGS. This model's objective also measures the minibatch fit on its way.
 
-# %%
 full_model = logistic_regression(x_data, y_data)
 full = psy.find_map(full_model, progressbar=False)
 print(full)
 
-# %% [markdown]
-# Minibatches. `total_size` scales the likelihood of a batch to all rows, so that the prior keeps its weight.
-
 # %%
+# Minibatches. ``total_size`` scales the likelihood of a batch to all rows, so that the prior keeps its weight.
+
 x_batch, y_batch = pm.Minibatch(x_data, y_data, batch_size=BATCH)
 batch_model = logistic_regression(x_batch, y_batch, total_size=N_ROWS)
 
@@ -71,10 +70,9 @@ small = psy.find_map(
 )
 print(small)
 
-# %% [markdown]
+# %%
 # How close is close? The standard error of each coefficient is the scale that matters.
 
-# %%
 p = 1 / (1 + np.exp(-x_data @ full["beta"]))
 precision = (x_data * (p * (1 - p))[:, None]).T @ x_data + np.eye(N_FEATURES)
 standard_error = np.sqrt(np.diag(np.linalg.inv(precision)))

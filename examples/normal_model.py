@@ -1,10 +1,11 @@
-# %% [markdown]
-# # Maximum likelihood of a normal model
-#
-# With flat priors, the mode of the posterior is the maximum of the likelihood. For a normal distribution it is known
-# in closed form, so this example shows that a fit finds it, and by which path.
+"""
+Maximum likelihood of a normal model
+====================================
 
-# %%
+With flat priors, the mode of the posterior is the maximum of the likelihood. For a normal distribution it is known
+in closed form, so this example shows that a fit finds it, and by which path.
+"""
+
 import warnings
 from pathlib import Path
 
@@ -20,10 +21,9 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 
-# %% [markdown]
+# %%
 # Two hundred draws, and a model with a flat prior on the mean and on the variance.
 
-# %%
 y = np.random.default_rng(1).normal(2.0, 1.5, size=200)
 
 with pm.Model() as model:
@@ -31,11 +31,10 @@ with pm.Model() as model:
     variance = pm.HalfFlat("variance")
     pm.Normal("y", mu, np.sqrt(variance), observed=y)
 
-# %% [markdown]
-# A callback sees the best parameters after every `log_every` steps. They are unconstrained: the variance is positive,
-# so the fit works on its logarithm, `variance_log__`.
-
 # %%
+# A callback sees the best parameters after every ``log_every`` steps. They are unconstrained: the variance is positive,
+# so the fit works on its logarithm, ``variance_log__``.
+
 path = []
 fit = psy.find_map(
     model,
@@ -45,11 +44,10 @@ fit = psy.find_map(
 )
 print(fit)
 
-# %% [markdown]
+# %%
 # The closed forms: the mean, and the mean squared deviation (divided by n, not by n - 1).
 
 
-# %%
 def log_likelihood(mu, variance):
     return -0.5 * len(y) * (np.log(2 * np.pi * variance) + ((y - mu) ** 2).mean() / variance)
 
@@ -61,12 +59,11 @@ assert np.isclose(fit["mu"], y.mean(), rtol=1e-6)
 assert np.isclose(fit["variance"], y.var(), rtol=1e-6)
 assert np.isclose(-fit.loss, log_likelihood(y.mean(), y.var()), rtol=1e-10)
 
-# %% [markdown]
+# %%
 # Standard errors come from the curvature at the estimate. Fisher's information of a normal distribution gives them in
 # closed form: sqrt(variance / n) for the mean, and sqrt(2 / n) times the variance for the variance. Laplace's
 # approximation is around the mode in the logarithm of the variance, with the Jacobian, which has n - 2 in place of n.
 
-# %%
 errors = psy.laplace(fit).standard_errors
 fisher = {"mu": np.sqrt(y.var() / len(y)), "variance": y.var() * np.sqrt(2 / len(y))}
 wider = len(y) / (len(y) - 2)
@@ -75,12 +72,11 @@ for (name, expected), power in zip(fisher.items(), (0.5, 1.5), strict=True):
     print(f"standard error of the {name:<8}  Fisher {expected:.4f}   Laplace {errors[name]:.4f}")
     assert np.isclose(errors[name], expected * wider**power, rtol=1e-6)
 
-# %% [markdown]
+# %%
 # A slip that many make once: the square of the sum of the deviations in place of the sum of their squares. The
 # deviations from the mean sum to zero, so nothing holds the variance up any more. The mean comes out right, and the
 # variance shrinks until the search gives up, which it says.
 
-# %%
 with pm.Model() as slip:
     mu, variance = pm.Flat("mu"), pm.HalfFlat("variance")
     log_density = -0.5 * len(y) * pm.math.log(2 * np.pi * variance) - (y - mu).sum() ** 2 / (2 * variance)
@@ -94,11 +90,10 @@ print(caught[0].message)
 assert not wrong.converged
 assert wrong["variance"] < 1e-3 * y.var()
 
-# %% [markdown]
+# %%
 # The picture shows how far the log likelihood lies below its maximum. The inner line, at 3, encloses the 95 %
 # confidence region of both parameters.
 
-# %%
 mus, variances = np.linspace(-0.25, 3.4, 150), np.linspace(0.9, 12.6, 150)
 drop = -fit.loss - np.vectorize(log_likelihood)(*np.meshgrid(mus, variances))
 steps = np.array([[params["mu"], np.exp(params["variance_log__"])] for params in path])

@@ -1,11 +1,12 @@
-# %% [markdown]
-# # The constant-covariance model, by gradient descent with momentum
-#
-# Where psyphy began: one covariance for the whole stimulus space, P(correct) a closed form of the Mahalanobis distance,
-# and SGD with momentum. Here the model is a Wishart process of degree 0, the optimiser a name, and the same loop is
-# written out beside it.
+"""
+The constant-covariance model, by gradient descent with momentum
+================================================================
 
-# %%
+Where psyphy began: one covariance for the whole stimulus space, P(correct) a closed form of the Mahalanobis distance,
+and SGD with momentum. Here the model is a Wishart process of degree 0, the optimiser a name, and the same loop is
+written out beside it.
+"""
+
 from pathlib import Path
 
 import jax
@@ -44,10 +45,9 @@ with pm.Model() as model:
     log_odds = respond(field, trials.reference, trials.comparison)
     psy.Response("correct", log_odds, observed=trials.response, chance=1 / 3)
 
-# %% [markdown]
-# By `find_map`, with psyphy's optimiser and with the default.
-
 # %%
+# By ``find_map``, with psyphy's optimiser and with the default.
+
 LEARNING_RATE, MOMENTUM, STEPS = 1e-4, 0.9, 1000
 fits = {
     "L-BFGS": psy.find_map(model, progressbar=False),
@@ -59,10 +59,9 @@ fits = {
 for name, fit in fits.items():
     print(f"{name}: loss {fit.loss:.4f} after {fit.n_steps} steps, {fit.run_seconds * 1e3:.0f} ms")
 
-# %% [markdown]
-# The same loop from scratch: an `Objective` is a function of parameters, and the rest is optax.
-
 # %%
+# The same loop from scratch: an ``Objective`` is a function of parameters, and the rest is optax.
+
 objective = psy.compile_objective(model)
 optimizer = optax.sgd(LEARNING_RATE, MOMENTUM)
 
@@ -83,10 +82,9 @@ print(f"from scratch: loss {losses[-1]:.4f} after {len(losses)} steps")
 assert abs(min(losses) - fits["SGD with momentum"].loss) < 1e-3
 assert abs(fits["L-BFGS"].loss - fits["SGD with momentum"].loss) < 0.05
 
-# %% [markdown]
+# %%
 # Thresholds: 5/6 correct is where tanh(slope d) is a half.
 
-# %%
 fit, at = fits["L-BFGS"], np.zeros((1, 2))
 settings = {"criterion": 5 / 6, "task": respond, "n_directions": 48}
 contours = {

@@ -1,10 +1,11 @@
-# %% [markdown]
-# # A psychometric function
-#
-# Proportion correct against stimulus level, with a threshold that says at which proportion it is meant, a slope, and
-# lapses. It is a regression like any other: priors, a linear predictor, `psychometric_log_odds` and `Response`.
+"""
+A psychometric function
+=======================
 
-# %%
+Proportion correct against stimulus level, with a threshold that says at which proportion it is meant, a slope, and
+lapses. It is a regression like any other: priors, a linear predictor, ``psychometric_log_odds`` and ``Response``.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -40,10 +41,9 @@ fit = psy.find_map(model, progressbar=False)
 print(fit)
 assert abs(fit["threshold"] - truth["threshold"]) < 0.2
 
-# %% [markdown]
+# %%
 # The same function, at the estimate, on a grid; and the level at which 80 % are correct.
 
-# %%
 grid = np.linspace(-1.2, 1.7, 200)
 parameters = {"threshold": threshold, "slope": slope, "guess_rate": 0.5, "lapse_rate": lapse_rate}
 curve = fit.evaluate(psy.psychometric(grid, **parameters))

@@ -1,11 +1,12 @@
-# %% [markdown]
-# # A linear Gaussian state-space model
-#
-# A damped oscillation that is kicked by noise and seen through noise. A Kalman filter gives the likelihood; Dynamax
-# writes it in JAX and maximises it by optax. Here the filter is a PyTensor scan inside a PyMC model, so `find_map` fits
-# it, Laplace's approximation and NUTS go on from there, and twenty series at once are the same model with one more axis.
+"""
+A linear Gaussian state-space model
+===================================
 
-# %%
+A damped oscillation that is kicked by noise and seen through noise. A Kalman filter gives the likelihood; Dynamax
+writes it in JAX and maximises it by optax. Here the filter is a PyTensor scan inside a PyMC model, so ``find_map`` fits
+it, Laplace's approximation and NUTS go on from there, and twenty series at once are the same model with one more axis.
+"""
+
 import time
 import warnings
 from pathlib import Path
@@ -30,12 +31,11 @@ plt.style.use(HERE / "pictures.mplstyle")
 N_STEPS, N_SERIES = 300, 20
 TRUTH = {"damping": 0.97, "frequency": 0.35, "kick": 0.3, "noise": 0.5}
 
-# %% [markdown]
-# The state turns by `frequency` radians a step and shrinks by `damping`; each of its two parts gets a kick. The first
-# part is what is seen, with noise.
-
-
 # %%
+# The state turns by ``frequency`` radians a step and shrinks by ``damping``; each of its two parts gets a kick. The
+# first part is what is seen, with noise.
+
+
 def rotate(damping, frequency, module):
     c, s = damping * module.cos(frequency), damping * module.sin(frequency)
     return module.stack([module.stack([c, -s], axis=-1), module.stack([s, c], axis=-1)], axis=-2)
@@ -85,22 +85,21 @@ def declare(y):
     return model
 
 
-# %% [markdown]
+# %%
 # Maximum likelihood of the first series. The priors are flat, so they are no part of it but for a constant.
 
-# %%
 model = declare(series[:, :1])
 start = {"damping": 0.8, "frequency": 0.5, "kick": 0.5, "noise": 0.5}
 fit = psy.find_map(model, initvals=start, progressbar=False)
 print(fit)
 
-# %% [markdown]
-# ## Beside Dynamax
+# %%
+# Beside Dynamax
+# --------------
 #
 # The same likelihood, and the same maximum by Adam on it. Dynamax takes matrices, so that the parameters of the
 # oscillation are put into them here.
 
-# %%
 ssm = LinearGaussianSSM(2, 1, has_dynamics_bias=False, has_emissions_bias=False)
 
 
@@ -176,12 +175,12 @@ for name, loss in results.items():
     print(f"{name:<18}{loss:>12.6f}{taken:>8.0f} ms{n_steps[name]:>7}{taken / n_steps[name]:>8.2f} ms")
 assert max(results.values()) - min(results.values()) < 1e-3
 
-# %% [markdown]
-# ## Twenty series at once
+# %%
+# Twenty series at once
+# ---------------------
 #
 # The same function of the model, with twenty columns: each series has its own parameters, and one fit finds all.
 
-# %%
 many = declare(series)
 together = psy.find_map(many, initvals=start, progressbar=False)
 posterior = psy.laplace(together, random_seed=1)
@@ -189,10 +188,10 @@ for name, truth in TRUTH.items():
     print(f"{name:<10} truth {truth:.2f}, mean of the estimates {together[name].mean():.3f}")
 assert np.allclose(together["frequency"][0], fit["frequency"][0], rtol=1e-3)
 
-# %% [markdown]
-# ## NUTS from the estimate
-
 # %%
+# NUTS from the estimate
+# ----------------------
+
 tree = psy.sample(fit, draws=1000, tune=500, chains=2, random_seed=2, progressbar=False)
 drawn = tree["posterior"].dataset.isel(series=0)
 low, high = drawn["frequency"].quantile([0.05, 0.95]).to_numpy()

@@ -1,11 +1,12 @@
-# %% [markdown]
-# # Weber's law from a Wishart process
-#
-# On one dimension a Wishart process is a smooth field of variances. Weber's law says that the standard deviation grows
-# in proportion to the stimulus; nothing in the prior knows that, and the fit should find it. How smooth a field the
-# data ask for is decided by trials that were held out.
+"""
+Weber's law from a Wishart process
+==================================
 
-# %%
+On one dimension a Wishart process is a smooth field of variances. Weber's law says that the standard deviation grows
+in proportion to the stimulus; nothing in the prior knows that, and the fit should find it. How smooth a field the
+data ask for is decided by trials that were held out.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -20,10 +21,9 @@ import matplotlib.pyplot as plt
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 
-# %% [markdown]
-# Intensities from 1 to 10 become [-1, 1] for the model; `Trials` remembers the way back.
-
 # %%
+# Intensities from 1 to 10 become [-1, 1] for the model; ``Trials`` remembers the way back.
+
 domain = psy.Domain([1.0], [10.0])
 weber_fraction = 0.12
 

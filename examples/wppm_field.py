@@ -1,11 +1,12 @@
-# %% [markdown]
-# # A whole field: 100,000 trials
-#
-# A 5 x 5 grid of references with 4,000 trials each, the size for which simulation needs a GPU and patience. The exact
-# likelihood takes it on a laptop's processor, in blocks of trials that stay in its cache. That takes two to four
-# minutes on two cores; for a quick look, give a smaller number of trials: `python examples/wppm_field.py 400`.
+"""
+A whole field: 100,000 trials
+=============================
 
-# %%
+A 5 x 5 grid of references with 4,000 trials each, the size for which simulation needs a GPU and patience. The exact
+likelihood takes it on a laptop's processor, in blocks of trials that stay in its cache. That takes two to four
+minutes on two cores; for a quick look, give a smaller number of trials: ``python examples/wppm_field.py 400``.
+"""
+
 import sys
 import time
 from pathlib import Path
@@ -37,11 +38,10 @@ comparison = psy.place_comparisons(truth, reference, distance, random_seed=2)
 trials = psy.simulate_trials(truth, reference, comparison, random_seed=3)
 print(trials)
 
-# %% [markdown]
-# Lengths of `pm.Data` may change, and a fit of other data compiles nothing: the first 100 trials of each reference come
-# first, then all of them, from where the first fit ended.
-
 # %%
+# Lengths of ``pm.Data`` may change, and a fit of other data compiles nothing: the first 100 trials of each reference
+# come first, then all of them, from where the first fit ended.
+
 few = trials[np.arange(len(trials)) % per_reference < 100]
 with pm.Model() as model:
     field = psy.WishartProcess("W", input_dim=2)

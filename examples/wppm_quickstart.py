@@ -1,12 +1,13 @@
-# %% [markdown]
-# # A Wishart process in one minute
-#
-# An observer sees three stimuli, two of them equal, and says which is the odd one. How far apart must they be? The
-# answer depends on the direction, and on where in the stimulus space one asks: it is a field of covariance matrices.
-# A Wishart process is a prior over such fields, and the probability of a correct response has an exact form, so that
-# fitting it takes a search like any other: no simulation, no noise in the gradient.
+"""
+A Wishart process in one minute
+===============================
 
-# %%
+An observer sees three stimuli, two of them equal, and says which is the odd one. How far apart must they be? The
+answer depends on the direction, and on where in the stimulus space one asks: it is a field of covariance matrices.
+A Wishart process is a prior over such fields, and the probability of a correct response has an exact form, so that
+fitting it takes a search like any other: no simulation, no noise in the gradient.
+"""
+
 from pathlib import Path
 
 import matplotlib
@@ -23,11 +24,10 @@ from pm_psyphy import plots
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 
-# %% [markdown]
-# The true observer is one draw from the prior: `WishartProcess` with `weights` is a known field. It answers 2,000
+# %%
+# The true observer is one draw from the prior: ``WishartProcess`` with ``weights`` is a known field. It answers 2,000
 # trials around one reference.
 
-# %%
 with pm.Model() as prior:
     psy.WishartProcess("W", input_dim=2)
 truth = psy.WishartProcess("truth", input_dim=2, weights=pm.draw(prior["W"], random_seed=4))
@@ -38,10 +38,9 @@ comparison = psy.place_comparisons(truth, reference, distance, random_seed=2)
 trials = psy.simulate_trials(truth, reference, comparison, random_seed=3)
 print(trials)
 
-# %% [markdown]
+# %%
 # The model is two lines of PyMC, and the fit one more. The search is L-BFGS on the exact posterior.
 
-# %%
 with pm.Model() as model:
     field = psy.WishartProcess("W", input_dim=2)
     psy.Oddity(
@@ -55,12 +54,11 @@ with pm.Model() as model:
 fit = psy.find_map(model, progressbar=False)
 print(fit)
 
-# %% [markdown]
-# W itself is determined only up to rotations of its last axis. What to compare is the field: `fit.evaluate` gives any
-# tensor of the model at the estimate. `threshold_contours` finds the comparisons that are told apart in two thirds of
+# %%
+# W itself is determined only up to rotations of its last axis. What to compare is the field: ``fit.evaluate`` gives any
+# tensor of the model at the estimate. ``threshold_contours`` finds the comparisons that are told apart in two thirds of
 # the trials.
 
-# %%
 at = reference[:1]
 estimate, expected = fit.evaluate(field.covariance(at)), truth.covariance(at).eval()
 similarity = float(psy.bures_similarity(estimate, expected)[0])

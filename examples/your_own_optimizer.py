@@ -1,11 +1,12 @@
-# %% [markdown]
-# # Your own optimiser
-#
-# `compile_objective` gives the loss and its gradient as JAX functions, and `map_kernel` gives one step of a fit. Both
-# are for people who write their own loop. Here stochastic gradient descent with momentum runs three times: in a loop
-# from scratch, in a loop around the kernel, and in `find_map`. The answer is the same.
+"""
+Your own optimiser
+==================
 
-# %%
+``compile_objective`` gives the loss and its gradient as JAX functions, and ``map_kernel`` gives one step of a fit. Both
+are for people who write their own loop. Here stochastic gradient descent with momentum runs three times: in a loop
+from scratch, in a loop around the kernel, and in ``find_map``. The answer is the same.
+"""
+
 from pathlib import Path
 
 import jax
@@ -23,10 +24,9 @@ HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
 STEPS, LEARNING_RATE, MOMENTUM = 400, 2e-4, 0.9
 
-# %% [markdown]
+# %%
 # The model is a robust regression of 500 points, with Student's t for the noise.
 
-# %%
 rng = np.random.default_rng(3)
 x_data = rng.normal(size=(500, 3))
 y_data = 1.0 + x_data @ [0.8, -0.5, 0.3] + 0.5 * rng.standard_t(4, size=500)
@@ -41,13 +41,13 @@ with pm.Model(coords={"feature": ["a", "b", "c"]}) as model:
 objective = psy.compile_objective(model)
 print(objective)
 
-# %% [markdown]
-# ## From scratch
+# %%
+# From scratch
+# ------------
 #
 # An objective is a JAX pytree, so it can be an argument of a jitted function. Its leaves are the start and the data:
 # with other data of the same shape, the function runs again without being compiled again.
 
-# %%
 transformation = optax.sgd(LEARNING_RATE, MOMENTUM)
 n_traces = 0
 
@@ -76,13 +76,13 @@ print(f"\nTwo data sets, {n_traces} compilation")
 assert n_traces == 1
 assert np.allclose(shuffled_params["slope"], params["slope"])
 
-# %% [markdown]
-# ## With the kernel
+# %%
+# With the kernel
+# ---------------
 #
-# `map_kernel` writes the step. Its state is a named tuple of parameters, optimiser state, data and random key, and it
+# ``map_kernel`` writes the step. Its state is a named tuple of parameters, optimiser state, data and random key, and it
 # leaves the loop to you.
 
-# %%
 init, step = psy.map_kernel(objective, optax.sgd(LEARNING_RATE, MOMENTUM))
 
 
@@ -97,13 +97,13 @@ def run(state):
 
 state, kernel_losses = run(init())
 
-# %% [markdown]
-# ## With find_map
+# %%
+# With find_map
+# -------------
 #
-# The same by name. `find_map` stops as soon as the gradient is below its tolerance; the loops above take all their
+# The same by name. ``find_map`` stops as soon as the gradient is below its tolerance; the loops above take all their
 # steps. L-BFGS, the default, is the reference.
 
-# %%
 fit = psy.find_map(
     model, optimizer="sgd", learning_rate=LEARNING_RATE, momentum=MOMENTUM, steps=STEPS, progressbar=False
 )
@@ -112,10 +112,10 @@ print()
 print(fit)
 print(reference)
 
-# %% [markdown]
-# ## The comparison
-
 # %%
+# The comparison
+# --------------
+
 kernel_estimate = objective.constrain(state.params)
 print(f"\n{'':<12}{'from scratch':>14}{'kernel':>14}{'find_map':>14}{'L-BFGS':>14}")
 for name in ["intercept", "sigma"]:

@@ -43,7 +43,7 @@ def describe(status: Status, *, step: int, gradient_norm: float, stochastic: boo
     return {
         Status.CONVERGED: f"Converged after {count}: the gradient is {norm}.",
         Status.MAX_STEPS: f"Not converged after {count}: the gradient is {norm}. "
-        "Allow more steps, or try optimizer='lbfgs' or another learning_rate.",
+        "Allow more steps, see whether a parameter runs away, or take another learning_rate or optimizer='lbfgs'.",
         Status.STALLED: f"Not converged: after {count} no lower loss was found, with a gradient of {norm}. "
         "The optimum is reached to working precision, or lies at a kink or the edge of the domain: check the estimate.",
         Status.DIVERGED: f"Diverged at step {step:,}: loss or gradient were not finite. The best parameters before it "
