@@ -12,6 +12,7 @@ ORDER = [
     "eight_schools",
     "minibatch",
     "psychometric_function",
+    "oddity_geometry",
     "wppm_quickstart",
     "weber_law",
     "wppm_field",
