@@ -83,12 +83,12 @@ def _fill(model, name: str, value: np.ndarray, shape: tuple[int | None, ...]) ->
     """Return a value with the shape of its variable, of which None are those that data or dims decide."""
     if value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True)):
         return value
-    if None in shape:
-        shape = _find_shape(model, name)
+    fixed = tuple(n for n in shape if n is not None)
+    present = fixed if len(fixed) == len(shape) else _find_shape(model, name)
     try:
-        return np.broadcast_to(value, shape).copy()
+        return np.broadcast_to(value, present).copy()
     except ValueError:
-        raise ValueError(f"initvals[{name!r}] has shape {value.shape}. The variable has shape {shape}.") from None
+        raise ValueError(f"initvals[{name!r}] has shape {value.shape}. The variable has shape {present}.") from None
 
 
 def _find_shape(model, name: str) -> tuple[int, ...]:
