@@ -20,6 +20,9 @@ from pm_psyphy.result import MAPResult
 from pm_psyphy.status import Status
 from pm_psyphy.weights import WEIGHTS
 
+# In standard errors. Those of a thousand data sets err by 0.02 themselves.
+TOLERANCE = 0.01
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Bootstrap(Draws):
@@ -92,7 +95,7 @@ def bootstrap(
     """Fit a model again to data sets that are resampled or simulated, all in one compiled program.
 
     Each fit begins at the original estimate, in coordinates in which its Hessian is the identity, so that it takes a
-    few steps.
+    few steps. It ends about a hundredth of a standard error from its optimum.
 
     Parameters
     ----------
@@ -137,7 +140,7 @@ def bootstrap(
     else:
         take = _simulate(fit, n, rng)
     near = approximate(objective, fit.unconstrained)
-    found = refit(objective, near, take, n, progressbar=progressbar)
+    found = refit(objective, near, take, n, tolerance=TOLERANCE, progressbar=progressbar)
     failed = [i for i, status in enumerate(found.status) if status not in (Status.CONVERGED, Status.STALLED)]
     if failed:
         warnings.warn(

@@ -19,8 +19,6 @@ from pm_psyphy.status import Status
 from pm_psyphy.vector import Layout, find_layout
 
 STEPS = 1000
-# Largest derivative at the estimate, in units in which it errs by as much in standard errors.
-TOLERANCE = 1e-3
 # So many numbers of data may the fits hold that run at once in one loop, and wait for the slowest of them; a fit that
 # has more than the second has a loop of its own.
 NUMBERS_OF_BATCH, NUMBERS_OF_FIT = 1_000_000, 10_000
@@ -47,6 +45,7 @@ def refit(
     take: Callable[[np.ndarray], dict[str, np.ndarray]],
     n: int,
     *,
+    tolerance: float,
     progressbar: bool = False,
 ) -> Refits:
     """Fit n data sets from a mode near all of them, many at once in one compiled loop.
@@ -60,6 +59,8 @@ def refit(
         Given the numbers of B data sets, returns the data that differ among them by name, each (B, ...). They have
         the shapes and types of those of the objective.
     n : int
+    tolerance : float
+        By about how many standard errors an estimate may err.
     progressbar : bool
 
     Returns
@@ -73,7 +74,7 @@ def refit(
     n_at_once = -(-n // n_batches)
     # The last batch is filled up with its last data set, so that all have one shape.
     batches = np.minimum(np.arange(n_batches * n_at_once), n - 1).reshape(n_batches, n_at_once)
-    settings = Settings(STEPS, TOLERANCE / max(1.0, abs(near.loss)), log_every=STEPS)
+    settings = Settings(STEPS, tolerance / max(1.0, abs(near.loss)), log_every=STEPS)
     differing = frozenset(take(batches[0])) if n_at_once > 1 else frozenset()
 
     def fit(batch: np.ndarray) -> Trajectory:
