@@ -83,7 +83,7 @@ def wishart(extra_dims):
 @pytest.mark.parametrize("extra_dims", [0, 2])
 def test_rotations_that_are_not_walked_along_are_counted(extra_dims):
     fit = psy.find_map(wishart(extra_dims), progressbar=False)
-    tree = psy.sample(fit, random_seed=3, progressbar=False)
+    tree = psy.sample(fit, target_accept=0.95, random_seed=3, progressbar=False)
     n = extra_dims + 1
     direction = np.eye(n)[0]
 
