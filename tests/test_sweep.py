@@ -19,12 +19,12 @@ import pytest
 from pytensor.compile.mode import get_mode
 from sweep import CASES
 
+import pm_psyphy as psy
+
 # With TensorFlow Probability, which an example's packages bring along, PyTensor translates more to JAX. The table is of
 # what pm_psyphy's own requirements give; the processes that are started import this module too.
 modules: dict[str, Any] = sys.modules
 modules["tensorflow_probability"] = None
-
-import pm_psyphy as psy
 
 TOLERANCE = 1e-8
 """Above what rounding does to gradients of a few hundred operations (1e-12), below any wrong formula."""
