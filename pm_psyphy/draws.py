@@ -14,6 +14,7 @@ from pm_psyphy.datatree import describe_draws
 from pm_psyphy.graph import lift
 from pm_psyphy.linker import translate
 from pm_psyphy.objective import Objective
+from pm_psyphy.program import call_by_name
 
 # So many numbers a batch of draws may make at once.
 NUMBERS_OF_BATCH = 1_000_000
@@ -149,9 +150,8 @@ class Draws(Mapping[str, np.ndarray]):
                     "The expression draws random numbers, which are not of the draws. "
                     "Use pm.sample_posterior_predictive(draws.to_datatree()) for predictions."
                 )
-            function = translate(graph.inputs, graph.outputs, on_host=set())
-            names = [p.name for p in graph.parameters]
-            return graph, lambda params, data: function(*(params[n] for n in names), *(data[n] for n in graph.data))
+            function = call_by_name(translate(graph.inputs, graph.outputs, on_host=set()), graph, list)
+            return graph, lambda params, data: function(params, data, None)
 
         # An expression that is written anew at each call is new each time; only so many are kept.
         kept = program.remember("expressions", dict)

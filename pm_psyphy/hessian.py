@@ -10,6 +10,7 @@ import numpy as np
 from pm_psyphy.graph import lift
 from pm_psyphy.linker import translate
 from pm_psyphy.objective import Objective
+from pm_psyphy.program import call_by_name
 from pm_psyphy.vector import Layout
 
 # So many directions are differentiated at once.
@@ -57,11 +58,10 @@ class Curvature:
 
         def compile_prior():
             graph = lift(model, [model.logp(vars=model.free_RVs)], freeze=program.freeze)
-            evaluate = translate(graph.inputs, graph.outputs, on_host=set())
+            evaluate = call_by_name(translate(graph.inputs, graph.outputs, on_host=set()), graph, lambda out: -out[0])
 
             def loss(vector, data):
-                params = self.layout.split(vector)
-                return -evaluate(*(params[p.name] for p in graph.parameters), *(data[n] for n in graph.data))[0]
+                return evaluate(self.layout.split(vector), data, None)
 
             return graph, jax.jit(
                 lambda v, d, data: jax.lax.map(jax.linearize(lambda x: jax.grad(loss)(x, data), v)[1], d)

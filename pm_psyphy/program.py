@@ -209,7 +209,7 @@ def _compile_route(
         function = translate(
             graph.inputs, [loss], check_bounds=check_bounds, on_host=on_host, index_limits=index_limits
         )
-        value = _call_by_name(function, graph, lambda out: out[0].astype(dtype))
+        value = call_by_name(function, graph, lambda out: out[0].astype(dtype))
         value_and_grad = jax.value_and_grad(value)
     else:
         grads: Any = pytensor.grad(loss, graph.parameters, disconnected_inputs="ignore")
@@ -221,7 +221,7 @@ def _compile_route(
             grads = {n: g.astype(d) for (n, d), g in zip(dtypes.items(), out[1:], strict=True)}
             return out[0].astype(dtype), grads
 
-        value_and_grad = _call_by_name(function, graph, unpack)
+        value_and_grad = call_by_name(function, graph, unpack)
 
         def value(params, data, key):
             return value_and_grad(params, data, key)[0]
@@ -229,7 +229,7 @@ def _compile_route(
     return Program(route, value, value_and_grad, graph, freeze, on_host or set(), index_limits)
 
 
-def _call_by_name(function: Callable, graph: LiftedGraph, unpack: Callable) -> Callable:
+def call_by_name(function: Callable, graph: LiftedGraph, unpack: Callable) -> Callable:
     """Turn a function of many arrays into one of dicts of parameters and data, and a key for its random draws."""
     parameters, data = [p.name for p in graph.parameters], list(graph.data)
 
@@ -273,5 +273,5 @@ def build_constrain(model: pm.Model, freeze: str) -> tuple[Callable[[Params, Dat
     graph = lift(model, model.replace_rvs_by_values(variables), freeze=freeze)
     names = [v.name for v in variables]
     function = translate(graph.inputs, graph.outputs, check_bounds=model.check_bounds, on_host=set())
-    by_name = _call_by_name(function, graph, lambda out: dict(zip(names, out, strict=True)))
+    by_name = call_by_name(function, graph, lambda out: dict(zip(names, out, strict=True)))
     return jax.jit(lambda params, data: by_name(params, data, jax.random.key(0) if graph.generators else None)), graph
