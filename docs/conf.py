@@ -50,7 +50,7 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": "gallery.Order",
     "reset_argv": "gallery.pass_arguments",
-    "reset_modules": ("matplotlib", "gallery.name_script"),
+    "reset_modules": ("matplotlib", "gallery.prepare"),
     "abort_on_example_error": True,
     "parallel": 2,
     "download_all_examples": False,

@@ -1,6 +1,7 @@
-"""The order of the examples in the gallery, and what each is called with."""
+"""The order of the examples in the gallery, and how each is run."""
 
 import builtins
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,9 @@ def pass_arguments(_gallery: dict[str, Any], variables: dict[str, Any]) -> list[
     return ["400"] if "wppm_field" in variables["src_file"] else []
 
 
-def name_script(_gallery: dict[str, Any], script: str) -> None:
-    """Let an example find its folder: the gallery runs it without `__file__`."""
+def prepare(_gallery: dict[str, Any], script: str) -> None:
+    """Let an example find its folder, for it is run without `__file__`, and stop it where it is warned."""
+    warnings.simplefilter("error", UserWarning)
+    # How many draws diverge hangs on the last digits of the machine; the page shows it.
+    warnings.filterwarnings("default", ".* draws diverged")
     builtins.__file__ = str(EXAMPLES / Path(script).name)  # type: ignore[attr-defined]

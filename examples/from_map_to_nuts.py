@@ -68,7 +68,7 @@ with pm.Model() as wppm:
 wppm_fit = psy.find_map(wppm, progressbar=False)
 wppm_posterior = psy.laplace(wppm_fit, draws=1000, random_seed=3)
 print(wppm_posterior.message)
-wppm_tree = psy.sample(wppm_fit, draws=250, tune=250, chains=2, random_seed=4, progressbar=False)
+wppm_tree = psy.sample(wppm_fit, draws=250, tune=250, chains=2, target_accept=0.95, random_seed=4, progressbar=False)
 print(az.summary(wppm_tree, var_names=["variances"]))
 assert float(az.rhat(wppm_tree["posterior"].dataset[["W_z"]])["W_z"].max()) < 1.1
 

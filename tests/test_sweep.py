@@ -1,6 +1,5 @@
 """Every model of the sweep: its loss and gradient against PyTensor's own, and the published table of the agreements."""
 
-import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,7 +9,6 @@ from functools import cache
 from itertools import groupby
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pymc as pm
@@ -20,11 +18,6 @@ from pytensor.compile.mode import get_mode
 from sweep import CASES
 
 import pm_psyphy as psy
-
-# With TensorFlow Probability, which an example's packages bring along, PyTensor translates more to JAX. The table is of
-# what pm_psyphy's own requirements give; the processes that are started import this module too.
-modules: dict[str, Any] = sys.modules
-modules["tensorflow_probability"] = None
 
 TOLERANCE = 1e-8
 """Above what rounding does to gradients of a few hundred operations (1e-12), below any wrong formula."""
