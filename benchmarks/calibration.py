@@ -12,7 +12,7 @@ from uncertainty import build, simulate
 
 import pm_psyphy as psy
 
-OBSERVERS, TRIALS, STARTS, DRAWS = 200, 3000, 4, 400
+OBSERVERS, TRIALS, STARTS, DRAWS = 200, 6000, 4, 400
 SETTINGS = {"basis_degree": 1, "extra_dims": 1}
 POINTS = np.array([[0.0, 0.0], [0.5, 0.5], [-0.5, 0.5]])
 # Horizontal and vertical thresholds at the centre; beyond the border they are all the same.

@@ -19,6 +19,7 @@ import pm_psyphy as psy
 
 GRID = {"variance_scale": [1e-3, 2e-3, 4e-3, 8e-3, 16e-3], "decay_rate": [0.2, 0.3, 0.4, 0.5, 0.6]}
 rows: list[tuple[str, str, str]] = []
+samplers: list[str] = []
 
 
 def report(what: str, found: str, target: str = "") -> None:
@@ -88,7 +89,7 @@ def bench_observer() -> None:
         ", ".join(f"{value:.3g}" for value in found.best.values()),
         ", ".join(f"{value:.3g}" for value in found.best_by_evidence.values()),
     ]
-    report("chosen by held-out trials, by evidence; the truth is 0.004, 0.4", f"{chosen[0]}; {chosen[1]}")
+    report("variance scale and decay rate by held-out trials; by evidence; the truth is 0.004, 0.4", "; ".join(chosen))
 
 
 def hierarchical() -> pm.Model:
@@ -154,16 +155,16 @@ def bench_samplers() -> None:
                 found[sampler] = queue.get(timeout=400)
             except Exception:  # nothing came in time
                 process.kill()
-                report(f"{model_name}: {sampler}", "not done in 400 s")
+                samplers.append(f"| {model_name} | {sampler} | not done in 400 s | | |")
             process.join()
-        ours = found["pm_psyphy.sample"]
-        for sampler, (cold, warm, ess) in found.items():
-            if sampler == "pm_psyphy.sample":
-                found_text = f"{ess / cold:,.0f} effective draws a second, compiled and fitted; {ess / warm:,.0f} again"
-            else:
-                ratios = (ours[2] / seconds / (ess / cold) for seconds in ours[:2])
-                found_text = "{:,.0f}; ours {:.1f} x, again {:.1f} x".format(ess / cold, *ratios)
-            report(f"{model_name}, 4 chains: {sampler}", found_text, "" if sampler == "pm_psyphy.sample" else "≥ 1 x")
+        cold, warm, ess = found.pop("pm_psyphy.sample")
+        ours = ess / cold, ess / warm
+        samplers.append(f"| {model_name} | pm_psyphy.sample | {ours[0]:,.0f} | {ours[1]:,.0f} | |")
+        for sampler, (seconds, _, ess) in found.items():
+            ratios = " and ".join(f"{each * seconds / ess:.1f} x" for each in ours)
+            missed = " (missed)" * (ours[0] * seconds < ess)
+            samplers.append(f"| {model_name} | {sampler} | {ess / seconds:,.0f} | | {ratios}{missed} |")
+        print(*samplers[-len(SAMPLERS) :], sep="\n", flush=True)
 
 
 def write() -> None:
@@ -172,8 +173,18 @@ def write() -> None:
 
 Written by `.venv-peers/bin/python benchmarks/uncertainty.py`, all figures from one run: JAX {version("jax")}, PyMC \
 {version("pymc")}, BlackJAX {version("blackjax")}, nutpie {version("nutpie")}, Python {platform.python_version()}, \
-{os.cpu_count()} cores. Effective draws are those of the parameter that has the fewest. How often \
-intervals hold the truth: [calibration](calibration.md).
+{os.cpu_count()} cores. How often intervals hold the truth: [calibration](calibration.md).
+
+## Samplers
+
+Effective draws a second, of the parameter that has the fewest; four chains. A first call builds, fits and compiles; the
+other packages compile at each call. The target is at least 1 x.
+
+| model | sampler | first call | called again | pm_psyphy, first call and again |
+| --- | --- | --- | --- | --- |
+{chr(10).join(samplers)}
+
+## Intervals
 
 | what | found | target |
 | --- | --- | --- |

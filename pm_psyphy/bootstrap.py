@@ -65,13 +65,7 @@ class Bootstrap(Draws):
         xarray.DataTree
             Groups as `Draws.to_datatree`, with a dim ``bootstrap`` in place of chains and draws.
         """
-        tree = super().to_datatree(log_likelihood=log_likelihood)
-        groups: dict[str, Any] = {
-            name: group.dataset.squeeze("chain", drop=True).rename(draw="bootstrap")
-            if "draw" in group.dims
-            else group.dataset
-            for name, group in tree.children.items()
-        }
+        groups = self.describe_along("bootstrap", log_likelihood=log_likelihood)
         groups["fit"] = xr.Dataset(
             {
                 "loss": ("bootstrap", self.loss),
@@ -147,7 +141,7 @@ def bootstrap(
             f"{len(failed)} of {n} fits did not converge, the first of them number {failed[0]}; see `status`.",
             stacklevel=2,
         )
-    return Bootstrap(fit.objective, found.unconstrained, fit, found.loss, found.status, found.n_steps)
+    return Bootstrap(fit.objective, found.params, fit, found.loss, tuple(found.status), found.n_steps)
 
 
 def _resample(length: int, n: int, strata: Any, rng: Any) -> Callable[[np.ndarray], dict]:

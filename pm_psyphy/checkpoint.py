@@ -15,7 +15,7 @@ import numpy as np
 from pm_psyphy.loop import Search
 from pm_psyphy.objective import Objective
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoint(NamedTuple):

@@ -186,7 +186,7 @@ def cross_validate(
         converged[index] = [status in (Status.CONVERGED, Status.STALLED) for status in found.status]
         if not converged[index].all():
             warnings.warn(f"{np.sum(~converged[index])} folds did not converge at {_say(setting)}.", stacklevel=2)
-        by_fold = _evaluate_rows(Draws(here, found.unconstrained), dim)
+        by_fold = _evaluate_rows(Draws(here, found.params), dim)
         log_likelihood[index] = by_fold[labels, np.arange(n_rows)]
     if not reached:
         raise failures[0]

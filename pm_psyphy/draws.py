@@ -11,7 +11,7 @@ import xarray as xr
 from pytensor.graph.basic import Constant, Variable
 
 from pm_psyphy.datatree import describe_draws
-from pm_psyphy.graph import lift
+from pm_psyphy.graph import LiftedGraph, lift
 from pm_psyphy.linker import translate
 from pm_psyphy.objective import Objective
 from pm_psyphy.program import call_by_name
@@ -34,11 +34,14 @@ class Draws(Mapping[str, np.ndarray]):
         By value-variable name, each (S, ...).
     n_chains : int
         Of equal length, one after the other.
+    own : dict of str to ndarray
+        Data that differ among the draws, as where each is of another data set, (S, ...).
     """
 
     objective: Objective = field(repr=False)
     unconstrained: dict[str, np.ndarray]
     n_chains: int = field(default=1, kw_only=True)
+    own: dict[str, np.ndarray] = field(default_factory=dict, kw_only=True, repr=False)
 
     @classmethod
     def from_datatree(cls, objective: Objective, tree: xr.DataTree) -> "Draws":
@@ -70,9 +73,9 @@ class Draws(Mapping[str, np.ndarray]):
     @cached_property
     def values_by_name(self) -> dict[str, np.ndarray]:
         """Free variables and deterministics, each (S, ...)."""
-        function, data = self.objective.find_constrain()
+        function, graph = self.objective.find_constrain()
         run = self.objective.program.remember(("draws", function), lambda: over_draws(function))
-        return {name: np.asarray(values) for name, values in run(self.unconstrained, data).items()}
+        return {name: np.asarray(values) for name, values in self._run(run, graph).items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
@@ -133,11 +136,31 @@ class Draws(Mapping[str, np.ndarray]):
             Groups ``posterior``, ``unconstrained_posterior``, ``observed_data``, ``constant_data``, and
             ``log_likelihood`` if asked for.
         """
+        return xr.DataTree.from_dict(self._describe(log_likelihood))
+
+    def describe_along(self, dim: str, *, log_likelihood: bool = False) -> dict[str, xr.Dataset]:
+        """Return the groups of `to_datatree` with one dim in place of chains and draws.
+
+        Parameters
+        ----------
+        dim : str
+        log_likelihood : bool
+
+        Returns
+        -------
+        dict of xarray.Dataset
+        """
+        return {
+            name: group.squeeze("chain", drop=True).rename(draw=dim).drop_vars(dim) if "draw" in group.dims else group
+            for name, group in self._describe(log_likelihood).items()
+        }
+
+    def _describe(self, log_likelihood: bool) -> dict[str, xr.Dataset]:
         held = {"posterior": dict(self), "unconstrained_posterior": self.unconstrained}
         if log_likelihood:
             held["log_likelihood"] = self.log_likelihood()
         chains = {group: {n: self._split(a) for n, a in arrays.items()} for group, arrays in held.items()}
-        return xr.DataTree.from_dict(describe_draws(self.objective, chains))
+        return describe_draws(self.objective, chains)
 
     def _compute(self, key: tuple, write: Callable[[], Any]) -> list[np.ndarray]:
         """Compute what `write` writes in terms of the model's value variables, for every draw."""
@@ -161,7 +184,11 @@ class Draws(Mapping[str, np.ndarray]):
                 del kept[next(iter(kept))]
             kept[key] = graph, over_draws(compute)
         graph, run = kept[key]
-        return [np.asarray(values) for values in run(self.unconstrained, self.objective.values_of(graph))]
+        return [np.asarray(values) for values in self._run(run, graph)]
+
+    def _run(self, run: Callable[..., Any], graph: LiftedGraph) -> Any:
+        own = {n: self.own[name] for n, name in self.objective.names_in(graph).items() if name in self.own}
+        return run(self.unconstrained, self.objective.values_of(graph), own)
 
     def _split(self, array: np.ndarray) -> np.ndarray:
         return np.asarray(array).reshape(self.n_chains, -1, *array.shape[1:])
@@ -178,15 +205,20 @@ def over_draws(function: Callable[..., Any]) -> Callable[..., Any]:
     Returns
     -------
     callable
-        Of draws of the parameters, each (S, ...), and data; its results are (S, ...).
+        Of draws of the parameters, each (S, ...), data, and data that differ among the draws, each (S, ...); its
+        results are (S, ...).
     """
 
     @jax.jit
-    def run(draws, data):
-        first = {name: stack[0] for name, stack in draws.items()}
-        made = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(function, first, data)))
+    def run(draws, data, own=None):
+        def call(both):
+            params, theirs = both
+            return function(params, data | theirs)
+
+        first = jax.tree.map(lambda stack: stack[0], (draws, own or {}))
+        made = sum(np.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(call, first)))
         n_draws = len(next(iter(draws.values())))
         size = int(np.clip(NUMBERS_OF_BATCH // max(made, 1), 1, n_draws))
-        return jax.lax.map(lambda params: function(params, data), draws, batch_size=size)
+        return jax.lax.map(call, (draws, own or {}), batch_size=size)
 
     return run

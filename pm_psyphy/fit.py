@@ -115,7 +115,7 @@ def find_map(
     (5.963, True)
     """
     begun = time.perf_counter()
-    _check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
+    check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
     objective = (
         model
         if isinstance(model, Objective)
@@ -126,8 +126,8 @@ def find_map(
         optimizer, stochastic=objective.stochastic, learning_rate=learning_rate, momentum=momentum
     )
     points_seed, draws_seed = map(int, np.random.default_rng(random_seed).integers(2**31, size=2))
-    points = _choose_starts(objective, model, starts, init, initvals, points_seed)
-    settings = Settings(steps, _choose_tolerance(tolerance, objective), log_every, log_every if callback else None)
+    points = choose_starts(objective, model, starts, init, initvals, points_seed)
+    settings = Settings(steps, choose_tolerance(tolerance, objective), log_every, log_every if callback else None)
     search = partial(
         minimise,
         transformation=transformation,
@@ -162,7 +162,8 @@ def find_map(
     return fit
 
 
-def _check_settings(*, steps: int, log_every: int, starts: int, tolerance: float | None, init: str | None) -> None:
+def check_settings(*, steps: int, log_every: int, starts: int, tolerance: float | None, init: str | None) -> None:
+    """Raise if a setting is out of its range."""
     for name, number in {"steps": steps, "log_every": log_every, "starts": starts}.items():
         if not isinstance(number, int | np.integer) or number < 1:
             raise ValueError(f"{name} is {number!r}. Pass a whole number of at least 1.")
@@ -179,14 +180,16 @@ def _check_names(var_names: Sequence[str] | None, model: pm.Model) -> None:
             raise ValueError(f"var_names holds {name!r}, which the model does not. It has {', '.join(known)}.")
 
 
-def _choose_starts(objective, model, starts, init, initvals, seed) -> dict[str, np.ndarray]:
+def choose_starts(objective, model, starts, init, initvals, seed) -> dict[str, np.ndarray]:
+    """Return the starts of a fit, each (B, ...); `model` is what the user gave."""
     if starts == 1 and init is None and (initvals is None or model is not objective):
         return {name: value[None] for name, value in objective.start.items()}
     init = init or ("jitter" if starts > 1 else None)
     return draw_starts(objective.model, n=starts, init=init, initvals=initvals, random_seed=seed)
 
 
-def _choose_tolerance(tolerance: float | None, objective: Objective) -> float:
+def choose_tolerance(tolerance: float | None, objective: Objective) -> float:
+    """Return the tolerance of a fit; it is negative, and never met, where the loss is random."""
     if objective.stochastic:
         return -1.0
     dtype = np.result_type(*objective.start.values())

@@ -91,7 +91,7 @@ class LaplacePosterior(Draws, Gaussian):
     def standard_errors(self) -> dict[str, np.ndarray]:
         """Of free variables and deterministics, to first order in the posterior's width (the delta method)."""
         layout = find_layout(self.mode)
-        function, data = self.objective.find_constrain()
+        function, graph = self.objective.find_constrain()
 
         def add_squares(mode, factor, data):
             _, along = jax.linearize(lambda v: function(layout.split(v), data), mode)
@@ -99,7 +99,7 @@ class LaplacePosterior(Draws, Gaussian):
 
         mode = layout.join(self.mode)
         run = self.objective.program.remember(("standard errors", layout, function), lambda: jax.jit(add_squares))
-        sums = run(mode, self.factor.astype(mode.dtype), data)
+        sums = run(mode, self.factor.astype(mode.dtype), self.objective.values_of(graph))
         return {name: np.sqrt(np.asarray(sums[name])) for name in self}
 
     @cached_property

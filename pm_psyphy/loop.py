@@ -39,24 +39,27 @@ class Code(IntEnum):
 
 
 class Search(NamedTuple):
-    """State of a search; with several starts, each field but `step` has a leading axis for them."""
+    """State of a search; with several starts, each field has a leading axis for them."""
 
     params: Any
     """One vector for a `VectorTransformation`, else a dict by name."""
     opt_state: Any
     step: jax.Array
-    """Evaluations of the loss so far."""
+    """Evaluations of the loss so far; those of a search that has ended are no longer counted."""
     code: jax.Array
     best_params: Any
     best_loss: jax.Array
     best_gradient_norm: jax.Array
-    last_step: jax.Array
-    """The step at which the search ended, or the last one taken."""
+
+    @property
+    def furthest(self) -> int:
+        """The step of the search that came furthest, on the host."""
+        return int(np.max(np.asarray(self.step)))
 
 
 @dataclass(frozen=True)
 class Loop:
-    """A compiled search: advances a `Search` to a step limit, and returns the history of the steps it took."""
+    """A compiled search: advances a `Search` by some steps, and returns their history."""
 
     advance: Callable[..., tuple[Search, jax.Array]]
     unstarted: Search
@@ -65,6 +68,10 @@ class Loop:
     """How the parameters stand in one vector, if they do."""
     seconds_per_step: list[float]
     """The latest measurement, empty before the first."""
+
+    def arrange(self, starts: dict[str, np.ndarray]) -> Any:
+        """Return starts, (B, ...) by name, as the parameters of a search."""
+        return _arrange(starts, self.layout)
 
     def name(self, params: Any) -> dict[str, np.ndarray]:
         """Return the parameters of a search on the host by their names."""
@@ -110,36 +117,37 @@ def get_loop(
     signature = structure, *((np.shape(a), a.dtype, getattr(a, "sharding", None)) for a in leaves)
     loops = program.compiled.setdefault("loops", {})
     loop_id = transformation, n_starts, signature, batched
-    params: Any = starts if n_starts > 1 else {name: stack[0] for name, stack in starts.items()}
-    layout = None
-    if isinstance(transformation, VectorTransformation):
-        layout = find_layout({name: stack[0] for name, stack in starts.items()})
-        params = layout.join(params)
     is_new = loop_id not in loops
     if is_new:
-        loops[loop_id] = _compile_loop(program, transformation, n_starts, params, data, layout, batched)
+        loops[loop_id] = _compile_loop(program, transformation, starts, data, batched)
         if len(loops) > MAX_LOOPS:
             loops.pop(next(iter(loops)))
     loop = loops[loop_id] = loops.pop(loop_id)
-    return loop, loop.unstarted._replace(params=params), (time.perf_counter() - begun) * is_new
+    return loop, loop.unstarted._replace(params=loop.arrange(starts)), (time.perf_counter() - begun) * is_new
 
 
 def _compile_loop(
-    program: Program,
-    transformation,
-    n_starts: int,
-    params: Any,
-    data: Data,
-    layout: Layout | None,
-    batched: frozenset[str],
+    program: Program, transformation, starts: dict[str, np.ndarray], data: Data, batched: frozenset[str]
 ) -> Loop:
+    n_starts = len(next(iter(starts.values())))
+    as_vector = isinstance(transformation, VectorTransformation)
+    layout = find_layout({name: stack[0] for name, stack in starts.items()}) if as_vector else None
+    params = _arrange(starts, layout)
     init = partial(_init_search, transformation, n_starts, np.result_type(*jax.tree.leaves(params)))
     shapes = jax.eval_shape(init, params)
-    unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)._replace(step=UNSTARTED)
+    unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
+    unstarted = unstarted._replace(step=np.full_like(unstarted.step, UNSTARTED))
     evaluate = (program.value, program.value_and_grad) if layout is None else _on_vector(program, layout)
     advance = jax.jit(_make_advance(evaluate, transformation, init, n_starts, program.stochastic, batched))
-    arguments = unstarted, data, np.uint32(0), np.int32(0), np.int32(1), unstarted.best_loss.reshape(-1)[0]
+    tolerance = unstarted.best_loss.reshape(-1)[0]
+    arguments = unstarted, data, np.uint32(0), np.int32(0), np.int32(0), np.int32(1), tolerance
     return Loop(advance.lower(*arguments).compile(), unstarted, layout, [])
+
+
+def _arrange(starts: dict[str, np.ndarray], layout: Layout | None) -> Any:
+    n_starts = len(next(iter(starts.values())))
+    params = starts if n_starts > 1 else {name: stack[0] for name, stack in starts.items()}
+    return params if layout is None else layout.join(params)
 
 
 def _on_vector(program: Program, layout: Layout) -> tuple[Callable, Callable]:
@@ -158,10 +166,9 @@ def _on_vector(program: Program, layout: Layout) -> tuple[Callable, Callable]:
 def _init_search(transformation, n_starts: int, dtype: Any, params: Any) -> Search:
     def init(params):
         infinite = jnp.asarray(jnp.inf, dtype)
-        return transformation.init(params), jnp.int32(Code.RUNNING), infinite, infinite, jnp.int32(0)
+        return Search(params, transformation.init(params), jnp.int32(0), jnp.int32(0), params, infinite, infinite)
 
-    opt_state, code, loss, norm, last = (jax.vmap(init) if n_starts > 1 else init)(params)
-    return Search(params, opt_state, jnp.int32(0), code, params, loss, norm, last)
+    return (jax.vmap(init) if n_starts > 1 else init)(params)
 
 
 def _make_advance(
@@ -172,7 +179,7 @@ def _make_advance(
     stochastic: bool,
     batched: frozenset[str],
 ) -> Callable:
-    """Return the function that takes a search to a step limit, all of it inside one compiled loop."""
+    """Return the function that takes a search some steps on, all of it inside one compiled loop."""
     value, value_and_grad = evaluate
 
     def take_step(search: Search, data, key, tolerance) -> tuple[Search, jax.Array]:
@@ -196,51 +203,51 @@ def _make_advance(
         new = Search(
             params=params,
             opt_state=opt_state,
-            step=search.step,
+            step=search.step + 1,
             code=code.astype(jnp.int32),
             best_params=jax.tree.map(lambda p, q: jnp.where(better, p, q), search.params, search.best_params),
             best_loss=best_loss,
             best_gradient_norm=best_norm,
-            last_step=search.step,
         )
         shown = (best_loss, best_norm) if is_lbfgs else (loss, norm)
         return new, jnp.stack(shown)
 
-    def take_steps(search: Search, data, key, tolerance):
-        axes: Any = Search._make([0] * len(Search._fields))._replace(step=None)
-        own = {name: 0 if name in batched else None for name in data}
-        new, shown = jax.vmap(take_step, (axes, own, None, None), (axes, 0))(search, data, key, tolerance)
-        active = search.code == Code.RUNNING
-
-        def keep(a, b):
-            return jnp.where(active.reshape(-1, *[1] * (a.ndim - 1)), a, b)
-
-        kept = jax.tree.map(keep, new._replace(step=active), search._replace(step=active))
-        return kept._replace(step=search.step), shown
+    def choose(flag, new: Search, old: Search) -> Search:
+        return jax.tree.map(lambda a, b: jnp.where(jnp.expand_dims(flag, range(flag.ndim, a.ndim)), a, b), new, old)
 
     rows = _history_rows(n_starts)
 
-    def advance(search: Search, data, seed, limit, log_every, tolerance):
-        search = jax.lax.cond(search.step == UNSTARTED, lambda: init(search.params), lambda: search)
-        first, key = search.step, jax.random.key(seed) if stochastic else None
+    def advance(search: Search, data, seed, n_steps, evaluations, log_every, tolerance):
+        fresh = search.step == UNSTARTED
+        search = jax.lax.cond(jnp.any(fresh), lambda: choose(fresh, init(search.params), search), lambda: search)
+        # Searches that have not ended are all at this step, unless some began later than others.
+        first, key = jnp.max(search.step), jax.random.key(seed) if stochastic else None
         skipped = jax.lax.rem(first, log_every)
 
+        def find_active(search: Search):
+            return (search.code == Code.RUNNING) & (search.step < evaluations)
+
+        def take_steps(search: Search, data, key, tolerance):
+            own = {name: 0 if name in batched else None for name in data}
+            new, shown = jax.vmap(take_step, (0, own, None, None))(search, data, key, tolerance)
+            return choose(find_active(search), new, search), shown
+
         def proceed(carry):
-            search, _ = carry
-            return (search.step < limit) & jnp.any(search.code == Code.RUNNING)
+            search, _, taken = carry
+            return (taken < n_steps) & jnp.any(find_active(search))
 
         def body(carry):
-            search, history = carry
-            folded = None if key is None else jax.random.fold_in(key, search.step)
-            new, shown = (take_steps if n_starts > 1 else take_step)(search, data, folded, tolerance)
+            search, history, taken = carry
+            folded = None if key is None else jax.random.fold_in(key, first + taken)
+            search, shown = (take_steps if n_starts > 1 else take_step)(search, data, folded, tolerance)
             # Both are not negative, so that the plain quotients of the machine do.
-            offset = search.step - first + skipped
+            offset = taken + skipped
             row = jnp.where(jax.lax.rem(offset, log_every) == 0, jax.lax.div(offset, log_every), rows)
-            history = jax.lax.dynamic_update_index_in_dim(history, shown, row, 0)
-            return new._replace(step=search.step + 1), history
+            return search, jax.lax.dynamic_update_index_in_dim(history, shown, row, 0), taken + 1
 
         shape = (rows + 1, n_starts, 2) if n_starts > 1 else (rows + 1, 2)
-        return jax.lax.while_loop(proceed, body, (search, jnp.full(shape, jnp.nan, search.best_loss.dtype)))
+        history = jnp.full(shape, jnp.nan, search.best_loss.dtype)
+        return jax.lax.while_loop(proceed, body, (search, history, jnp.int32(0)))[:2]
 
     return advance
 
@@ -255,14 +262,15 @@ def run_chunks(
     """
     every, tolerance = np.int32(settings.log_every), np.asarray(settings.tolerance, search.best_loss.dtype)
     evaluations, rows = settings.steps + 1, _history_rows(search.code.size)
-    step = max(int(search.step), 0)
+    step = max(search.furthest, 0)
     while step < evaluations and np.any(np.asarray(search.code) == Code.RUNNING):
         # A fixed chunk ends behind a multiple of its length, so that a callback sees the steps that are logged.
         fixed = settings.chunk_steps and -(-step // settings.chunk_steps) * settings.chunk_steps + 1
         limit = min(fixed or step + _pace(loop), step + (rows - 1) * settings.log_every, evaluations)
         begun = time.perf_counter()
-        search, history = loop.advance(search, data, np.uint32(seed), np.int32(limit), every, tolerance)
-        reached = int(search.step)
+        counts = np.int32(limit - step), np.int32(evaluations)
+        search, history = loop.advance(search, data, np.uint32(seed), *counts, every, tolerance)
+        reached = search.furthest
         loop.seconds_per_step[:] = [(time.perf_counter() - begun) / max(reached - step, 1)]
         logged = np.arange(-(-step // settings.log_every) * settings.log_every, reached, settings.log_every)
         at = (logged - step + step % settings.log_every) // settings.log_every

@@ -114,15 +114,14 @@ class Objective:
         dict of str to jax.Array
             One entry for each free variable and each deterministic, by the user's names.
         """
-        function, data = self.find_constrain()
-        values = function(self._check(params), data)
+        function, graph = self.find_constrain()
+        values = function(self._check(params), self.values_of(graph))
         return {v.name: values[v.name] for v in [*self.model.free_RVs, *self.model.deterministics]}
 
-    def find_constrain(self) -> tuple[Callable[[Params, Any], Params], dict[str, Any]]:
-        """Return the function of parameters and data behind `constrain`, compiled once, and its data."""
+    def find_constrain(self) -> tuple[Callable[[Params, Any], Params], LiftedGraph]:
+        """Return the function of parameters and data behind `constrain`, compiled once, and its graph."""
         key = "constrain", tuple(v.name for v in self.model.deterministics)
-        function, graph = self.program.remember(key, lambda: build_constrain(self.model, self.program.freeze))
-        return function, self.values_of(graph)
+        return self.program.remember(key, lambda: build_constrain(self.model, self.program.freeze))
 
     def values_of(self, graph: LiftedGraph) -> dict[str, Any]:
         """Return the data of another graph of the same model, as this objective holds them.
@@ -135,11 +134,15 @@ class Objective:
         -------
         dict of str to array
         """
-        ours = {id(source): name for name, source in self.program.graph.sources.items()}
-        return {
-            name: self.data[ours[id(source)]] if id(source) in ours else read_data({name: source})[name]
-            for name, source in graph.sources.items()
+        ours = self.names_in(graph)
+        return read_data({n: s for n, s in graph.sources.items() if n not in ours}) | {
+            name: self.data[own] for name, own in ours.items()
         }
+
+    def names_in(self, graph: LiftedGraph) -> dict[str, str]:
+        """Return what this objective calls the data of another graph of the same model, where it holds them."""
+        ours = {id(source): name for name, source in self.program.graph.sources.items()}
+        return {name: ours[id(source)] for name, source in graph.sources.items() if id(source) in ours}
 
     def with_data(self, **arrays: Any) -> "Objective":
         """Return the same objective on other data, without compiling.
@@ -167,7 +170,7 @@ class Objective:
                 )
             if name not in self.data:
                 raise ValueError(f"{name!r} is no data of this model. It has {', '.join(self.data) or 'none'}.")
-        values = {name: self._convert(name, array) for name, array in arrays.items()}
+        values = {name: jax.device_put(self.convert(name, array)) for name, array in arrays.items()}
         for name, array in list(values.items()):
             for dim, length in zip(self.model.named_vars_to_dims.get(name) or (), array.shape, strict=False):
                 if dim in self.data:
@@ -178,15 +181,28 @@ class Objective:
         check_data(self.program, self.data | values)
         return rebound
 
-    def _convert(self, name: str, array: Any) -> jax.Array:
+    def convert(self, name: str, array: Any, *, stacked: bool = False) -> np.ndarray:
+        """Return new data of the model's type, checked; a stack of them has a leading axis more.
+
+        Parameters
+        ----------
+        name : str
+        array : array
+        stacked : bool
+
+        Returns
+        -------
+        ndarray
+        """
         expected = self.program.graph.data[name].type
         given = np.asarray(array)
-        if given.ndim != expected.ndim or any(
-            n not in (None, m) for n, m in zip(expected.shape, given.shape, strict=True)
+        own_shape = given.shape[stacked:]
+        if given.ndim != expected.ndim + stacked or any(
+            n not in (None, m) for n, m in zip(expected.shape, own_shape, strict=True)
         ):
             wanted = tuple(np.shape(self.data[name]))
             raise ValueError(
-                f"{name!r} was given with shape {given.shape}, the model has {wanted}. "
+                f"{name!r} was given with shape {own_shape}, the model has {wanted}. "
                 "Pass the same shape, or declare it with pm.Data, whose lengths may change."
             )
         if (
@@ -195,7 +211,7 @@ class Objective:
             and not np.all(given == np.round(given))
         ):
             raise ValueError(f"{name!r} was given with fractions, the model has {expected.dtype}. Pass whole numbers.")
-        return jax.device_put(given.astype(expected.dtype))
+        return given.astype(expected.dtype, copy=False)
 
     def _check(self, params: Mapping[str, Any]) -> Params:
         if set(params) != set(self.start):

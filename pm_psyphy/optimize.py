@@ -56,7 +56,6 @@ def minimise(
     progressbar: bool = False,
     callback: Callable[[Progress], Any] | None = None,
     checkpoint: str | Path | None = None,
-    batched: frozenset[str] = frozenset(),
 ) -> Trajectory:
     """Search for the minimum from several starts at once.
 
@@ -75,8 +74,6 @@ def minimise(
         Called with a `Progress` at the end of each chunk; a true return value stops the search.
     checkpoint : path, optional
         Written at the end of each chunk, and read at the start if it is there.
-    batched : frozenset of str
-        Data that have a leading axis for the starts: each search its own.
 
     Returns
     -------
@@ -84,7 +81,7 @@ def minimise(
     """
     interrupted = False
     with ProgressLine(label) if progressbar else nullcontext() as line:
-        loop, search, compile_seconds = get_loop(objective.program, transformation, starts, objective.data, batched)
+        loop, search, compile_seconds = get_loop(objective.program, transformation, starts, objective.data)
         run = describe_run(objective, search, label) if checkpoint else ""
         state = _begin(search, seed, settings, checkpoint, run)
         begun = time.perf_counter()
@@ -97,7 +94,7 @@ def minimise(
                     interrupted = True
                     break
         except KeyboardInterrupt:
-            if state.search.step == UNSTARTED:
+            if state.search.furthest == UNSTARTED:
                 raise
             interrupted = True
     return _conclude(loop, state, interrupted, compile_seconds, time.perf_counter() - begun)
@@ -127,19 +124,24 @@ def _conclude(
     loop: Loop, state: Checkpoint, interrupted: bool, compile_seconds: float, run_seconds: float
 ) -> Trajectory:
     codes = np.atleast_1d(state.search.code)
-    names = {Code.CONVERGED: Status.CONVERGED, Code.STALLED: Status.STALLED, Code.DIVERGED: Status.DIVERGED}
     still = Status.INTERRUPTED if interrupted else Status.MAX_STEPS
     return Trajectory(
         params=_stack(loop.name(state.search.best_params), len(codes)),
         loss=np.atleast_1d(state.search.best_loss),
         gradient_norm=np.atleast_1d(state.search.best_gradient_norm),
-        status=[names.get(Code(code), still) for code in codes],
-        last_step=np.atleast_1d(state.search.last_step),
+        status=[name_status(code, still) for code in codes],
+        last_step=np.atleast_1d(state.search.step) - 1,
         logged_steps=state.logged_steps,
         logged=state.logged,
         compile_seconds=compile_seconds,
         run_seconds=run_seconds,
     )
+
+
+def name_status(code: int, still: Status) -> Status:
+    """Return how a search ended; `still` is what to call one that runs."""
+    names = {Code.CONVERGED: Status.CONVERGED, Code.STALLED: Status.STALLED, Code.DIVERGED: Status.DIVERGED}
+    return names.get(Code(code), still)
 
 
 def _stack(params: dict[str, np.ndarray], n_starts: int) -> dict[str, np.ndarray]:
@@ -151,13 +153,14 @@ def _summarise(loop: Loop, search: Search) -> Progress:
     losses, norms = np.atleast_1d(search.best_loss), np.atleast_1d(search.best_gradient_norm)
     best = int(np.argmin(losses))
     params = {name: stack[best] for name, stack in _stack(loop.name(search.best_params), losses.size).items()}
-    return Progress(int(search.step) - 1, float(losses[best]), float(norms[best]), params)
+    return Progress(search.furthest - 1, float(losses[best]), float(norms[best]), params)
 
 
 def _reopen(search: Search, tolerance: float) -> Search:
     """Let a resumed search go on where the tolerance is stricter now."""
-    if search.step == UNSTARTED:
+    if search.furthest == UNSTARTED:
         return search
     loose = np.asarray(search.best_gradient_norm) > tolerance * np.maximum(1, np.abs(search.best_loss))
-    code = np.where(loose & (np.asarray(search.code) == Code.CONVERGED), Code.RUNNING, search.code)
-    return search._replace(code=code.astype(np.int32))
+    again = loose & (np.asarray(search.code) == Code.CONVERGED)
+    code = np.where(again, Code.RUNNING, search.code).astype(np.int32)
+    return search._replace(code=code, step=np.where(again, search.furthest, search.step).astype(np.int32))

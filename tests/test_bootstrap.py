@@ -58,7 +58,7 @@ def test_each_estimate_is_the_fit_of_its_data(fit):
 
 def test_fits_with_loops_of_their_own_agree_with_those_that_share_one(fit, monkeypatch):
     together = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
-    monkeypatch.setattr("pm_psyphy.refit.NUMBERS_OF_FIT", 10)
+    monkeypatch.setattr("pm_psyphy.pool.NUMBERS_OF_LANE", 10)
     alone = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
     np.testing.assert_allclose(alone["slopes"], together["slopes"], atol=PRECISION)
 

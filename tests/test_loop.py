@@ -141,7 +141,7 @@ def test_the_history_is_the_loss_of_a_hand_written_loop():
 
 def test_unstarted_searches_begin_at_their_parameters():
     _, _, search = make_search(models.logistic(), n=3)
-    assert search.step == UNSTARTED
+    assert np.all(search.step == UNSTARTED)
     assert search.code.shape == (3,)
 
 

@@ -1,0 +1,421 @@
+"""A PyMC model and many data sets in; the MAP estimate of each, from one compiled program, comes out."""
+
+import time
+import warnings
+from collections.abc import Hashable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import optax
+import pymc as pm
+import pytensor
+import xarray as xr
+
+from pm_psyphy.assembly import (
+    assemble_objective,
+    change_density,
+    compile_objective,
+    explain_at,
+    find_observed,
+    forget_program,
+)
+from pm_psyphy.datasets import DataSets, read_data_sets
+from pm_psyphy.device import find_device, move
+from pm_psyphy.draws import Draws
+from pm_psyphy.fit import check_settings, choose_starts, choose_tolerance
+from pm_psyphy.loop import Settings
+from pm_psyphy.objective import Objective, check_data
+from pm_psyphy.optimize import Trajectory
+from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
+from pm_psyphy.pool import Ends, minimise_each
+from pm_psyphy.program import check_trace
+from pm_psyphy.result import MAPResult, abridge, make_result
+from pm_psyphy.rows import RUN_ONCE
+from pm_psyphy.status import Status, describe
+from pm_psyphy.weights import WEIGHTS
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class MAPResults(Draws):
+    """MAP estimates of n data sets: a mapping from the model's names to arrays, (n, ...).
+
+    Data sets whose loss is nowhere finite have NaN; so have deterministics of rows that a data set does not have.
+
+    Attributes
+    ----------
+    labels : tuple
+        Of the data sets: keys, coords, or numbers.
+    dim : str
+        What their axis is called in `to_datatree`.
+    loss, gradient_norm, n_steps : ndarray, (n,)
+        As of `MAPResult`.
+    status : tuple of Status
+        How each fit ended.
+    messages : tuple of str
+        The same with figures.
+    optimizer, device : str
+    compile_seconds, run_seconds : float
+        Time to build and compile, and to run all fits.
+    """
+
+    labels: tuple[Hashable, ...]
+    dim: str
+    loss: np.ndarray
+    gradient_norm: np.ndarray
+    n_steps: np.ndarray
+    status: tuple[Status, ...]
+    messages: tuple[str, ...]
+    optimizer: str
+    device: str
+    compile_seconds: float
+    run_seconds: float
+    data_sets: DataSets = field(repr=False)
+
+    @property
+    def converged(self) -> np.ndarray:
+        """Whether each fit did, (n,)."""
+        return np.array([status is Status.CONVERGED for status in self.status])
+
+    @cached_property
+    def values_by_name(self) -> dict[str, np.ndarray]:
+        """Free variables and deterministics, each (n, ...)."""
+        values = super().values_by_name
+        sets, dims = self.data_sets, self.objective.model.named_vars_to_dims
+        if not sets.row_axes:
+            return values
+        row_dim = find_row_dim(self.objective.model, sets)
+        real = sets.row_weights > 0
+        for name, stack in values.items():
+            if row_dim in (own := tuple(dims.get(name) or ())):
+                axis = 1 + own.index(row_dim)
+                mask = np.expand_dims(real, tuple(i for i in range(1, stack.ndim) if i != axis))
+                values[name] = np.where(mask, stack, np.nan)
+        return values
+
+    def select(self, label: Hashable) -> MAPResult:
+        """Return the fit of one data set, as `find_map` does, to go on with: `laplace`, `bootstrap`, `sample`.
+
+        Parameters
+        ----------
+        label : hashable
+            One of `labels`.
+
+        Returns
+        -------
+        MAPResult
+            Its history has the last step only.
+        """
+        if label not in self.labels:
+            raise KeyError(f"There is no data set {label!r}. There are {', '.join(map(repr, self.labels[:10]))}.")
+        i = self.labels.index(label)
+        if not np.isfinite(self.loss[i]):
+            raise ValueError(f"Data set {label!r} has no estimate. {self.messages[i]}")
+        objective = self.objective
+        if self.data_sets.row_axes:
+            objective = change_density(objective)
+        trajectory = Trajectory(
+            params={name: stack[i : i + 1] for name, stack in self.unconstrained.items()},
+            loss=self.loss[i : i + 1],
+            gradient_norm=self.gradient_norm[i : i + 1],
+            status=[self.status[i]],
+            last_step=self.n_steps[i : i + 1],
+            logged_steps=self.n_steps[i : i + 1],
+            logged=np.array([[[self.loss[i], self.gradient_norm[i]]]]),
+            compile_seconds=0.0,
+            run_seconds=0.0,
+        )
+        return make_result(
+            objective.with_data(**self.data_sets.pick(i)),
+            trajectory,
+            optimizer=self.optimizer,
+            device=self.device,
+            compile_seconds=0.0,
+            var_names=None,
+        )
+
+    def to_datatree(self, *, log_likelihood: bool = False) -> xr.DataTree:
+        """Return the fits as an ArviZ DataTree.
+
+        Parameters
+        ----------
+        log_likelihood : bool
+            Add the log likelihood of each observation under the estimate of its data set.
+
+        Returns
+        -------
+        xarray.DataTree
+            Groups ``posterior``, ``unconstrained_posterior``, ``observed_data``, ``constant_data`` and ``fit``, with
+            the dim of the data sets and their labels. Rows that a data set does not have are NaN.
+        """
+        groups = self.describe_along(self.dim, log_likelihood=log_likelihood)
+        names = find_observed(self.objective)
+        for group in ("observed_data", "constant_data"):
+            if group in groups:
+                own = {v: names.get(str(v), str(v)) for v in groups[group].data_vars}
+                groups[group] = groups[group].assign({
+                    variable: ((self.dim, *groups[group][variable].dims), self._fill(name))
+                    for variable, name in own.items()
+                    if name in self.data_sets.stacks
+                })  # fmt: skip
+        groups["fit"] = xr.Dataset({
+            "loss": (self.dim, self.loss),
+            "gradient_norm": (self.dim, self.gradient_norm),
+            "n_steps": (self.dim, self.n_steps),
+            "status": (self.dim, [str(status) for status in self.status]),
+        })  # fmt: skip
+        labels = {self.dim: list(self.labels)}
+        return xr.DataTree.from_dict(
+            {name: g.assign_coords(labels) if self.dim in g.dims else g for name, g in groups.items()}
+        )
+
+    def _fill(self, name: str) -> np.ndarray:
+        """Return a stack with NaN for rows that were filled in."""
+        sets, stack = self.data_sets, self.data_sets.stacks[name]
+        if name not in sets.row_axes:
+            return stack
+        axis = 1 + sets.row_axes[name]
+        mask = np.expand_dims(sets.row_weights > 0, tuple(i for i in range(1, stack.ndim) if i != axis))
+        return np.where(mask, stack, np.nan)
+
+    def __repr__(self) -> str:
+        names = list(self)
+        width = max((len(name) for name in names), default=0)
+        failed = [label for label, converged in zip(self.labels, self.converged, strict=True) if not converged]
+        count = f"{self.converged.sum():,} of {len(self.labels):,} data sets converged"
+        return "\n".join([
+            f"MAPResults: {count}{f', not {_list_labels(failed)}' if failed else ''}",
+            *(f"  {name:<{width}}  {abridge(self[name])}" for name in names),
+            f"  {self.optimizer} on {self.device}, compiled in {self.compile_seconds:.2f} s, "
+            f"ran in {self.run_seconds:.2f} s",
+        ])  # fmt: skip
+
+
+def find_maps(
+    model: pm.Model | Objective | None,
+    data: Any,
+    *,
+    dim: str = "dataset",
+    optimizer: str | optax.GradientTransformation | None = None,
+    learning_rate: LearningRate | None = None,
+    momentum: float | None = None,
+    steps: int = 10_000,
+    tolerance: float | None = None,
+    initvals: Mapping[str, Any] | None = None,
+    starts: int = 1,
+    init: str | None = None,
+    random_seed: int | np.random.Generator | None = None,
+    progressbar: bool = True,
+    device: str | None = None,
+) -> MAPResults:
+    """Find the MAP estimate of one model for many data sets, such as observers, sessions or simulations.
+
+    All fits run in one compiled program, many side by side; one that ends makes room for the next. Each ends where
+    `find_map` on its data would.
+
+    Parameters
+    ----------
+    model : pm.Model or Objective or None
+        None is the model in context. The data it holds are an example of the shapes.
+    data : mapping of arrays, mapping or sequence of mappings, or xarray.Dataset
+        New values by name: of `pm.Data`, or of variables observed as plain arrays. Either arrays with a leading axis
+        for data sets; or a dict for each data set, in a list or by label; or a Dataset with the dim `dim`. Data sets
+        given as dicts may differ in their number of rows, if the model names the rows' dim on its observed variables.
+    dim : str
+        What the axis of the data sets is called.
+    optimizer, learning_rate, momentum, steps, tolerance, initvals
+        As of `find_map`, for each fit.
+    starts, init, random_seed
+        As of `find_map`; all data sets have the same starts, and each keeps its best.
+    progressbar : bool
+    device : {"cpu", "gpu"}, optional
+        Default: the best there is.
+
+    Returns
+    -------
+    MAPResults
+        Also where fits failed: `status` and `messages` say which and how, and a warning does.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the data sets do not fit the model or each other, have different numbers of rows where rows depend on each
+        other, or if loss or gradient are finite for none of them; and as `find_map`.
+
+    Examples
+    --------
+    >>> import numpy as np, pymc as pm
+    >>> import pm_psyphy as psy
+    >>> with pm.Model() as model:
+    ...     mu = pm.Normal("mu", 0, 10)
+    ...     y = pm.Normal("y", mu, 1, observed=np.zeros(2), dims="trial")
+    >>> fits = psy.find_maps(model, {"ann": {"y": [1.0, 2.0]}, "bob": {"y": [4.0, 5.0, 6.0]}}, dim="observer")
+    >>> fits["mu"].round(2)
+    array([1.49, 4.98])
+    """
+    begun = time.perf_counter()
+    check_settings(steps=steps, log_every=1, starts=starts, tolerance=tolerance, init=init)
+    sets = read_data_sets(data, dim)
+    template = (
+        model
+        if isinstance(model, Objective)
+        else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace)
+    )
+    if template.stochastic:
+        raise ValueError("The model draws minibatches, and each fit is of all its data. Take pm.Minibatch out of it.")
+    transformation = make_transformation(optimizer, stochastic=False, learning_rate=learning_rate, momentum=momentum)
+    seed = int(np.random.default_rng(random_seed).integers(2**31))
+    points = choose_starts(template, model, starts, init, initvals, seed)
+    settings = Settings(steps, choose_tolerance(tolerance, template), log_every=1)
+    chosen = find_device(device)
+    seconds = 0.0
+
+    def search(template: Objective) -> tuple[Objective, dict[str, np.ndarray], Ends]:
+        nonlocal seconds
+        objective, stacks = _fill_in(template, sets)
+        before = time.perf_counter()
+        ends = _search_each(move(objective, chosen), stacks, transformation, points, settings, progressbar)
+        seconds = time.perf_counter() - before
+        return objective, stacks, ends
+
+    objective, stacks, ends = search(template)
+    if not np.isfinite(ends.loss).any() and not ends.interrupted and not isinstance(model, Objective):
+        # The search saw what the routes were not asked before: let them be tried on the model's own data.
+        forget_program(template)
+        objective, stacks, ends = search(compile_objective(template.model, initvals=initvals))
+    if not np.isfinite(ends.loss).any():
+        if ends.interrupted:
+            raise KeyboardInterrupt
+        single = objective.with_data(**{name: stack[0] for name, stack in stacks.items()})
+        raise ValueError(explain_at(single, {name: stack[0] for name, stack in points.items()}))
+    fits = MAPResults(
+        objective,
+        {name: _blank(stack, ends.loss) for name, stack in ends.params.items()},
+        sets.labels,
+        dim,
+        ends.loss,
+        ends.gradient_norm,
+        ends.n_steps,
+        tuple(ends.status),
+        tuple(_describe_end(ends, sets, i) for i in range(len(sets.labels))),
+        name_optimizer(optimizer, False, learning_rate, momentum),
+        chosen.device_kind if chosen.platform != "cpu" else "cpu",
+        time.perf_counter() - begun - seconds,
+        seconds,
+        sets,
+        own=stacks,
+    )
+    failed = np.flatnonzero(~fits.converged)
+    if failed.size:
+        first = failed[0]
+        warnings.warn(
+            f"{failed.size} of {len(sets.labels)} fits did not converge: "
+            f"{_list_labels([sets.labels[i] for i in failed])}. {sets.labels[first]!r}: {fits.messages[first]}",
+            stacklevel=2,
+        )
+    return fits
+
+
+def find_row_dim(model: Any, sets: DataSets) -> str:
+    """Return the name of the dim along which data sets have rows of their own number."""
+    dims = {name: tuple(named) for name, named in model.named_vars_to_dims.items()}
+    observed = [rv.name for rv in model.observed_RVs]
+    found = {dims[name][axis] for name, axis in sets.row_axes.items() if name in dims and axis < len(dims[name])}
+    found = found or {dims[name][0] for name in observed if name in dims}
+    if len(found) != 1:
+        raise ValueError(
+            f"The data sets have {sets.lengths.min()} to {sets.lengths.max()} rows, and the model names "
+            f"{', '.join(sorted(map(str, found))) or 'no dim'} for them. Name one, on the observed variables too: "
+            "pm.Normal(..., observed=..., dims='trial')."
+        )
+    return str(found.pop())
+
+
+def _fill_in(template: Objective, sets: DataSets) -> tuple[Objective, dict[str, np.ndarray]]:
+    """Return the objective of the first data set, and stacks of what differs among them."""
+    objective = template.with_data(**{name: stack[0] for name, stack in sets.stacks.items()})
+    stacks = {name: objective.convert(name, stack, stacked=True) for name, stack in sets.stacks.items()}
+    if objective.program.remember("checks", list) or objective.program.index_limits.keys() & stacks.keys():
+        for i, label in enumerate(sets.labels):
+            try:
+                check_data(objective.program, objective.data | {name: stack[i] for name, stack in stacks.items()})
+            except Exception as error:
+                raise type(error)(f"Data set {label!r}: {error}") from error
+    if sets.row_axes:
+        row_dim = find_row_dim(objective.model, sets)
+        objective = change_density(objective, weighted_dim=row_dim)
+        stacks[WEIGHTS] = sets.row_weights.astype(np.asarray(objective.data[WEIGHTS]).dtype)
+        _check_padding(objective, stacks, sets, row_dim)
+    return objective, stacks
+
+
+def _check_padding(objective: Objective, stacks: dict[str, np.ndarray], sets: DataSets, row_dim: str) -> None:
+    """Raise if what was filled in changes the density: if rows depend on each other."""
+    graph, names = objective.program.graph, list(objective.program.graph.data)
+    evaluate = objective.program.remember(
+        "loss on the host",
+        lambda: pytensor.function(graph.inputs, graph.outputs, mode=RUN_ONCE, on_unused_input="ignore"),
+    )
+
+    def find_loss(own: dict[str, np.ndarray]) -> float:
+        data = {name: np.asarray(value) for name, value in (objective.data | own).items()}
+        for name, axis in (sets.row_axes | {WEIGHTS: 0}).items():
+            for dim in objective.model.named_vars_to_dims.get(name) or ():
+                if dim == row_dim and dim in data:
+                    data[dim] = np.asarray(own[name].shape[axis], data[dim].dtype)
+        return float(evaluate(*(objective.start[p.name] for p in graph.parameters), *(data[n] for n in names))[0])
+
+    i = int(np.argmin(sets.lengths))
+    padded = find_loss({name: stack[i] for name, stack in stacks.items()})
+    weights = stacks[WEIGHTS][i]
+    alone = find_loss(
+        {name: sets.trim(name, stack[i], i) for name, stack in stacks.items()} | {WEIGHTS: weights[weights > 0]}
+    )
+    precision = np.sqrt(np.finfo(weights.dtype).eps)
+    if abs(padded - alone) > precision * max(1, abs(alone)):
+        raise ValueError(
+            f"Rows of {row_dim!r} depend on each other: the loss of data set {sets.labels[i]!r} is {alone:.6g}, and "
+            f"{padded:.6g} with rows of weight 0. Data sets of different lengths cannot share a program here: call "
+            "find_maps for those of one length at a time."
+        )
+
+
+def _search_each(
+    objective: Objective, stacks: dict[str, np.ndarray], transformation, points, settings: Settings, progressbar: bool
+) -> Ends:
+    """Search from each start for each data set, and keep the best of each."""
+    n_sets, n_points = len(next(iter(stacks.values()))), len(next(iter(points.values())))
+    starts = {name: np.concatenate([stack] * n_sets) for name, stack in points.items()}
+
+    def take(numbers: np.ndarray) -> dict[str, np.ndarray]:
+        return {name: stack[numbers // n_points] for name, stack in stacks.items()}
+
+    ends = minimise_each(objective, transformation, starts, take, settings, label="data sets", progressbar=progressbar)
+    best = np.arange(n_sets) * n_points + np.argmin(ends.loss.reshape(n_sets, n_points), axis=1)
+    return replace(
+        ends,
+        params={name: stack[best] for name, stack in ends.params.items()},
+        **{name: getattr(ends, name)[best] for name in ("loss", "gradient_norm", "status", "n_steps")},
+    )
+
+
+def _blank(stack: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """Return parameters with NaN for those that have no loss."""
+    return np.where(np.isfinite(loss).reshape(-1, *[1] * (stack.ndim - 1)), stack, np.nan)
+
+
+def _describe_end(ends: Ends, sets: DataSets, i: int) -> str:
+    if np.isfinite(ends.loss[i]) or ends.status[i] is Status.INTERRUPTED:
+        norm, step = float(ends.gradient_norm[i]), int(ends.n_steps[i])
+        return describe(ends.status[i], step=step, gradient_norm=norm, stochastic=False)
+    for name, array in sets.pick(i).items():
+        if array.dtype.kind == "f" and np.isnan(array).any():
+            at = tuple(map(int, np.argwhere(np.isnan(array))[0]))
+            return f"The data hold NaN: {name!r} ({np.isnan(array).sum()} NaN, first at index {at})."
+    return "Loss or gradient at the start are not finite; find_map on this data set says why."
+
+
+def _list_labels(labels: list[Hashable]) -> str:
+    more = f" and {len(labels) - 5:,} more" if len(labels) > 5 else ""
+    return ", ".join(map(repr, labels[:5])) + more
