@@ -32,7 +32,7 @@ lock:
 	$(LOCK) --group peers -o requirements/peers.txt
 
 clean:
-	rm -rf .venv .venv-docs .venv-peers docs/_build docs/gallery
+	rm -rf .venv .venv-docs .venv-peers docs/_build docs/gallery docs/pictures
 
 .venv/ready: requirements/dev.txt
 .venv-docs/ready: requirements/docs.txt

@@ -65,7 +65,8 @@ def write(inside: dict[str, np.ndarray]) -> None:
 
 Written by `.venv/bin/python benchmarks/calibration.py`: {OBSERVERS} observers drawn from the prior of a Wishart process
 of two dimensions and degree 1, {TRIALS:,} oddity trials each, fitted from {STARTS} draws of the prior. How many of the
-90 % intervals of Laplace's approximation hold the truth:
+90 % intervals of Laplace's approximation hold the truth. Where that is too few, the intervals are too narrow to report:
+sample the posterior, `psy.sample(fit)`.
 
 | intervals of | hold it | should |
 | --- | --- | --- |

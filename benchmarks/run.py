@@ -253,7 +253,8 @@ def main() -> None:
     warnings.simplefilter("ignore")
     lines = [
         "# Benchmarks", "",
-        "`make bench` measured all of this in one run and wrote this page. Each ratio is of medians taken in turn.", "",
+        "How long a fit takes beside PyMC's own, and how much the package adds to JAX written by hand. `make bench` "
+        "measured all of this in one run and wrote this page. Each ratio is of medians taken in turn.", "",
         f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, "
         + ", ".join(f"{name} {version(name)}" for name in ("pymc", "pytensor", "jax", "optax", "numpy"))
         + f"; device {jax.devices()[0].device_kind}.", "",

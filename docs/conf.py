@@ -20,6 +20,7 @@ myst_heading_anchors = 3
 
 default_role = "py:obj"
 autodoc_typehints = "none"
+autodoc_preserve_defaults = True
 autodoc_member_order = "bysource"
 autosummary_generate = False
 toc_object_entries_show_parents = "hide"
@@ -49,7 +50,6 @@ sphinx_gallery_conf = {
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
     "within_subsection_order": "gallery.Order",
-    "reset_argv": "gallery.pass_arguments",
     "reset_modules": ("matplotlib", "gallery.prepare"),
     "abort_on_example_error": True,
     "parallel": 2,
@@ -70,7 +70,7 @@ html_theme_options = {
     "description": "Fit PyMC models by MAP, compiled by JAX",
     "fixed_sidebar": True,
     "show_powered_by": False,
-    "page_width": "1280px",
+    "page_width": "1180px",
     "body_max_width": "none",
     "sidebar_width": "230px",
     "font_family": "'Source Sans 3', 'Segoe UI', 'Helvetica Neue', Arial, sans-serif",

@@ -8,13 +8,9 @@ from typing import Any
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
 ORDER = [
-    "normal_model",
-    "hierarchical_regression",
-    "eight_schools",
-    "minibatch",
     "psychometric_function",
-    "oddity_geometry",
     "wppm_quickstart",
+    "oddity_geometry",
     "weber_law",
     "wppm_field",
     "color_field_3d",
@@ -24,6 +20,10 @@ ORDER = [
     "bootstrap_contours",
     "choose_hyperparameters",
     "from_map_to_nuts",
+    "normal_model",
+    "hierarchical_regression",
+    "eight_schools",
+    "minibatch",
     "offline_fit_mvp_with_map_optimizer",
     "your_own_optimizer",
     "digits_classifier",
@@ -40,11 +40,6 @@ class Order:
     def __call__(self, name: str) -> int:
         """Return the place of a script; one that is not in the list is an error."""
         return ORDER.index(name.removesuffix(".py"))
-
-
-def pass_arguments(_gallery: dict[str, Any], variables: dict[str, Any]) -> list[str]:
-    """Return the command line of an example: the large field is built from few trials."""
-    return ["400"] if "wppm_field" in variables["src_file"] else []
 
 
 def prepare(_gallery: dict[str, Any], script: str) -> None:

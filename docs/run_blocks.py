@@ -1,7 +1,7 @@
 """A page's Markdown comes in; the same page, with the output of its Python blocks, comes out.
 
 The blocks of a page run from top to bottom in one namespace. What they print is shown below them, and so is the value
-of a block's last line, if it is an expression. A block that fails stops the build.
+of a block's last line, if it is an expression; then the figure it drew. A block that fails stops the build.
 """
 
 import ast
@@ -9,11 +9,14 @@ import contextlib
 import io
 import re
 import warnings
+from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 from sphinx.application import Sphinx
 from sphinx.errors import ExtensionError
 
+ROOT = Path(__file__).parents[1]
 BLOCK = re.compile(r"^```python\n(.*?)^```\n", re.MULTILINE | re.DOTALL)
 
 
@@ -32,9 +35,26 @@ def run_page(app: Sphinx, page: str, source: list[str]) -> None:
             printed = run_block(match[1], namespace)
         except Exception as error:
             raise ExtensionError(f"A Python block of {page} fails: {error!r}\n{match[1]}") from error
-        return f"{match[0]}\n```{{code-block}} text\n:class: output\n\n{printed}\n```\n" if printed else match[0]
+        text = f"\n```{{code-block}} text\n:class: output\n\n{printed}\n```\n" if printed else ""
+        return match[0] + text + save_figure(Path(app.srcdir), page)
 
-    source[0] = BLOCK.sub(show, source[0])
+    # A page names files as they lie beside it.
+    with contextlib.chdir(app.srcdir), plt.style.context(ROOT / "examples" / "pictures.mplstyle"):
+        source[0] = BLOCK.sub(show, source[0])
+
+
+def save_figure(folder: Path, page: str) -> str:
+    """Save the figure that a block drew, and return the Markdown that shows it, described by its title."""
+    if not plt.get_fignums():
+        return ""
+    figure = plt.gcf()
+    pictures = folder / "pictures"
+    pictures.mkdir(exist_ok=True)
+    title = figure.axes[0].get_title()
+    path = pictures / f"{page}_{re.sub(r'[^a-z0-9]+', '_', title.lower())}.png"
+    figure.savefig(path)
+    plt.close("all")
+    return f"\n![{title}](pictures/{path.name})\n"
 
 
 def run_block(code: str, namespace: dict[str, Any]) -> str:

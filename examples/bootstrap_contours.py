@@ -8,19 +8,17 @@ replacement and fits each of these data sets from the original estimate, all in 
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from pm_psyphy import plots
 
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 # Two observers, with 1,500 trials each around five references. Covariances of the second are twice as large as those of
@@ -80,7 +78,9 @@ theirs = psy.threshold_contours(other, field, places[:1], n_directions=8)
 ours = psy.threshold_contours(posterior, field, places[:1], n_directions=8)
 difference = psy.compare_draws(theirs.radii[:, 0], ours.radii[:, 0])
 print("second - first observer:", difference)
+# sphinx_gallery_start_ignore
 assert difference.p_value < 0.01
+# sphinx_gallery_end_ignore
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
@@ -90,4 +90,6 @@ for ax, found, title in zip(axes, (contours, by_laplace), ("60 bootstrap refits"
     plots.plot_contours(true_contours, color="0.25", linewidths=1, label="truth", ax=ax)
     ax.set(title=title, xlim=(-1, 1), ylim=(-1, 1), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
 axes[0].legend(loc="upper center", bbox_to_anchor=(1.05, -0.06), ncols=2)
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "bootstrap_contours.png")
+# sphinx_gallery_end_ignore

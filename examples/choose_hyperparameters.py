@@ -10,17 +10,16 @@ and the evidence of all of them, by Laplace's approximation, which needs no held
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 truth = {"variance_scale": 2e-3, "decay_rate": 0.3}
@@ -51,7 +50,8 @@ print("largest evidence:", found.best_by_evidence)
 
 # %%
 # The settings near the best differ by less than the standard error of their difference: any of them will do. What
-# matters is to stay away from the corner of rough fields with small weights, and of too smooth ones.
+# matters is to stay away from fields that are rough and have large weights. Where the best stands at the edge of the
+# grid, as a smooth field may, extend the grid, unless the scores have become flat there.
 
 with model:
     pm.set_data(found.best_by_evidence)
@@ -59,7 +59,9 @@ fit = psy.find_map(model, progressbar=False)
 points = rng.uniform(-0.9, 0.9, (200, 2))
 similarity = psy.bures_similarity(fit.evaluate(field.covariance(points)), observer.covariance(points).eval())
 print(f"similarity to the true covariances: {similarity.mean():.3f}")
+# sphinx_gallery_start_ignore
 assert similarity.mean() > 0.95
+# sphinx_gallery_end_ignore
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
@@ -82,4 +84,6 @@ for ax, scores, title in zip(
         yticklabels=[f"{value:g}" for value in grid["variance_scale"]],
     )
     ax.grid(visible=False)
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "choose_hyperparameters.png")
+# sphinx_gallery_end_ignore

@@ -8,19 +8,17 @@ Laplace transform in two variables whatever the dimension of the stimuli, so not
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from pm_psyphy import plots
 
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 with pm.Model() as prior:
@@ -44,8 +42,10 @@ grid = np.stack(np.meshgrid(*[[-0.6, 0.6]] * 3), axis=-1).reshape(-1, 3)
 estimate, expected = fit.evaluate(field.covariance(grid)), truth.covariance(grid).eval()
 similarity = psy.bures_similarity(estimate, expected)
 print(f"Bures similarity of estimate and truth: {similarity.min():.3f} to {similarity.max():.3f}")
+# sphinx_gallery_start_ignore
 assert fit.converged
 assert similarity.min() > 0.9
+# sphinx_gallery_end_ignore
 contours = psy.threshold_contours(fit, field, np.zeros((1, 3)), n_directions=60)
 print(f"{contours}: radii {np.nanmin(contours.radii):.2f} to {np.nanmax(contours.radii):.2f}")
 
@@ -56,4 +56,6 @@ for i, (name, covariances) in enumerate({"truth": expected, "fit": estimate}.ite
     ax.set(title=f"{name}: one standard deviation", xlim=(-1, 1), ylim=(-1, 1), zlim=(-1, 1))
     ax.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1], zticks=[-1, 0, 1])
     ax.set(xlabel="dimension 1", ylabel="dimension 2", zlabel="dimension 3")
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "color_field_3d.png")
+# sphinx_gallery_end_ignore

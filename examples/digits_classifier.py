@@ -13,7 +13,7 @@ from pathlib import Path
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pymc as pm
@@ -25,11 +25,10 @@ from sklearn.metrics import log_loss
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 N_HIDDEN, N_CLASSES, BATCH, EPOCHS, LEARNING_RATE = 10, 10, 50, 60, 1e-3
 
 # %%
@@ -179,9 +178,11 @@ print(f"\n{'':<24}{'test accuracy':>14}{'time':>9}{'of flax':>9}")
 for name, found in weights.items():
     timing = f"{seconds[name]:>8.2f}s{seconds[name] / seconds['flax and optax']:>9.2f}" if name in seconds else ""
     print(f"{name:<24}{find_accuracy(found):>14.1%}{timing}")
+# sphinx_gallery_start_ignore
 for name in start:
     assert np.allclose(weights["map_kernel"][name], weights["flax and optax"][name], atol=1e-6)
 assert min(find_accuracy(found) for found in weights.values()) > 0.85
+# sphinx_gallery_end_ignore
 
 # %%
 # The last layer, with its uncertainty
@@ -217,7 +218,9 @@ for label, x in (("test images", x_test), ("with noise", noisy)):
         loss = log_loss(y_test, probabilities, labels=range(N_CLASSES))
         print(f"{label:<12} {name:<9} accuracy {accuracy:.1%}, log loss {loss:.3f}")
 losses = {n: log_loss(y_test, p, labels=range(N_CLASSES)) for n, p in predicted["with noise"].items()}
+# sphinx_gallery_start_ignore
 assert losses["Laplace"] < losses["estimate"]
+# sphinx_gallery_end_ignore
 
 # %%
 _, axes = plt.subplots(1, 2, figsize=(10, 4.2), gridspec_kw={"width_ratios": [1.15, 1]})
@@ -230,4 +233,6 @@ for color, (name, p) in zip(("C1", "C0"), predicted["with noise"].items(), stric
     axes[1].plot(claimed, share, "o-", color=color, label=name)
 axes[1].set(xlabel="probability of the digit chosen", ylabel="share that is right", title="Images with noise")
 axes[1].legend()
+# sphinx_gallery_start_ignore
 plt.savefig(HERE / "pictures/digits_classifier.png")
+# sphinx_gallery_end_ignore

@@ -9,17 +9,16 @@ shows how to notice, and what to do instead.
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 SCHOOLS = list("ABCDEFGH")
 observed = np.array([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0])
@@ -48,8 +47,10 @@ taus = np.exp(fit.starts.unconstrained["tau_log__"])
 print(f"\n{len(taus)} starts: {sum(status == psy.Status.CONVERGED for status in fit.starts.status)} converged")
 print(f"  loss from {fit.starts.loss.min():.6f} to {fit.starts.loss.max():.6f}")
 print(f"  tau  from {taus.min():.1e} to {taus.max():.1e}")
+# sphinx_gallery_start_ignore
 assert np.ptp(fit.starts.loss) < 1e-6
 assert taus.max() < 1e-2
+# sphinx_gallery_end_ignore
 
 # %%
 # A profile confirms it. With tau as data, each of its values is one fit of the same compiled program.
@@ -68,8 +69,10 @@ for value in grid:
     profile.append(psy.find_map(given_tau, progressbar=False))
 log_half_cauchy = np.log(2 / (5 * np.pi)) - np.log1p((grid / 5) ** 2)
 joint_loss = np.array([fit.loss for fit in profile]) - log_half_cauchy
+# sphinx_gallery_start_ignore
 assert np.all(np.diff(joint_loss) > 0)
 assert np.isclose(joint_loss[0], fit.loss, atol=1e-3)
+# sphinx_gallery_end_ignore
 
 # %%
 # Two changes give a useful estimate. The effects are integrated out, which for normal effects is a line of algebra:
@@ -85,8 +88,10 @@ with pm.Model(coords={"school": SCHOOLS}) as integrated:
 better = psy.find_map(integrated, starts=32, random_seed=1, progressbar=False)
 print("\nEffects integrated out:")
 print(better)
+# sphinx_gallery_start_ignore
 assert better.converged
 assert np.ptp(better.starts.unconstrained["tau_log__"]) < 1e-3
+# sphinx_gallery_end_ignore
 
 # %%
 # The fit is an ArviZ DataTree if asked, so whatever works on posteriors works on it: here predictions, from PyMC, of
@@ -129,4 +134,6 @@ for i, school in enumerate(SCHOOLS):
     axes[1].plot(better["tau"], better["effect"][i], "o", color="#d8762a", markersize=5)
 axes[1].axvline(better["tau"], color="#d8762a", linewidth=0.8, linestyle=":")
 axes[1].set(xscale="log", xlabel="tau", ylabel="effect", title="Effects of the schools, given tau")
+# sphinx_gallery_start_ignore
 plt.savefig(HERE / "pictures/eight_schools.png")
+# sphinx_gallery_end_ignore

@@ -11,19 +11,17 @@ deviations shrink. Trials that were held out can; tau is data, so that another v
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from pm_psyphy import plots
 
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 N_OBSERVERS, N_TRIALS, SHAPE = 6, 250, (2, 2, 2, 3)
@@ -70,7 +68,9 @@ def fit_with(value):
     p = psy.oddity_probability(held_out, *test[1:]).eval()
     score = np.mean(np.log(np.where(response[~is_train] == 1, p, 1 - p)))
     print(f"tau {value}: {fit.n_steps} steps in {fit.run_seconds:.1f} s, held-out log likelihood {score:.4f}")
+    # sphinx_gallery_start_ignore
     assert fit.converged
+    # sphinx_gallery_end_ignore
     return fit, score
 
 
@@ -93,7 +93,9 @@ errors = {name: psy.affine_invariant_distance(e, expected).mean(axis=1) for name
 for name, error in errors.items():
     print(f"{name}: mean distance to the truth {error.mean():.3f}")
 pooled, alone = fits
+# sphinx_gallery_start_ignore
 assert errors[pooled].mean() < errors[alone].mean()
+# sphinx_gallery_end_ignore
 
 fig, axes = plt.subplots(1, N_OBSERVERS, figsize=(14, 3.2), layout="constrained", sharey=True)
 for i, ax in enumerate(axes):
@@ -102,4 +104,6 @@ for i, ax in enumerate(axes):
         plots.plot_ellipses(grid, estimates[name][i], color=color, linewidths=1, label=name, ax=ax)
     ax.set(title=f"observer {i + 1}")
 fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "hierarchical_wppm.png")
+# sphinx_gallery_end_ignore

@@ -1,32 +1,31 @@
 """
-The trials of Hong et al. (2025)
-================================
+Fitting the trials of Hong et al. (2025)
+========================================
 
 Eight people, 6,000 adaptive trials each to fit and 6,000 more to test, on a plane of colours. The trials are in the
-Open Science Framework's node k27js: put the files ```trial_data_pooled_by_type_sub{N}.csv``` into a folder and run
+Open Science Framework's node `k27js <https://osf.io/k27js>`_: put its ``trial_data_pooled_by_type_sub{N}.csv`` into a
+folder and run ::
 
     python examples/hong2025.py FOLDER
 
-Without a folder, an observer drawn from the prior answers fewer trials, written in the same layout.
+Without a folder, as on this page, a simulated observer answers fewer trials, written in the same layout.
 """
 
 import sys
 import tempfile
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from pm_psyphy import plots
 
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 SETTINGS = {"input_dim": 2, "basis_degree": 4, "extra_dims": 1, "variance_scale": 3e-4, "decay_rate": 0.4}
 
 
@@ -48,8 +47,9 @@ def write_stand_in(folder):
     (folder / "trial_data_pooled_by_type_sub0.csv").write_text("\n".join(["TrialType,xref,x1,y", *lines]))
 
 
-folder = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(tempfile.mkdtemp())
-if len(sys.argv) == 1:
+given = [Path(name) for name in sys.argv[1:] if Path(name).is_dir()]
+folder = given[0] if given else Path(tempfile.mkdtemp())
+if not given:
     print("No folder was given; the trials are simulated. The published ones are in the OSF's node k27js.")
     write_stand_in(folder)
 files = sorted(folder.glob("trial_data_pooled_by_type_sub*.csv"))
@@ -77,7 +77,9 @@ for file in files:
     held_out = np.mean(np.log(np.where(test.response == 1, p, 1 - p)))
     name = file.stem.rpartition("_")[2]
     print(f"{name}: {len(train):,} trials, {fit.n_steps} steps in {fit.run_seconds:.1f} s, held out {held_out:.4f}")
+    # sphinx_gallery_start_ignore
     assert fit.converged
+    # sphinx_gallery_end_ignore
     fits[name] = fit
 
 # %%
@@ -87,6 +89,9 @@ for ax, (name, fit) in zip(axes[0], fits.items(), strict=True):
     contours = psy.threshold_contours(fit, field, grid, n_directions=64)
     print(f"{name}: {contours}")
     plots.plot_contours(contours, ax=ax)
-    ax.set(title=f"{name}: thresholds at 2/3 correct", xlabel="dimension 1", ylabel="dimension 2")
-    ax.set(xlim=(-1, 1), ylim=(-1, 1))
+    kind = "2/3 correct" if given else "a simulated observer"
+    ax.set(title=f"{name}: thresholds, {kind}", xlabel="dimension 1", ylabel="dimension 2")
+    ax.set(xlim=(-1, 1), ylim=(-1, 1), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "hong2025.png")
+# sphinx_gallery_end_ignore

@@ -9,18 +9,17 @@ small enough to fit with all rows too, which shows how close the minibatches com
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pymc as pm
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 N_ROWS, N_FEATURES, BATCH, STEPS = 100_000, 20, 1_000, 5_000
 
 # %%
@@ -82,8 +81,10 @@ print(f"\nMinibatches saw each row {seen:.0f} times on average, in {STEPS:,} ste
 print(f"Their coefficients differ from the full fit by {np.sqrt(np.mean(apart**2)):.2f} standard errors (RMS),")
 excess = full_losses[-1][1] - full.loss
 print(f"{np.abs(apart).max():.2f} at most. The loss of all rows is {excess:.2f} above its minimum.")
+# sphinx_gallery_start_ignore
 assert full.converged
 assert np.abs(apart).max() < 1
+# sphinx_gallery_end_ignore
 
 # %%
 _, axes = plt.subplots(1, 2, figsize=(9.6, 4))
@@ -100,4 +101,6 @@ axes[1].plot(full.history.step[reached], way_down, ".-", color="#1f5fa8", label=
 axes[1].set(yscale="log", ylim=(1e-3, None), title="Loss of all rows")
 axes[1].set(xlabel="passes through the data", ylabel="above the minimum")
 axes[1].legend()
+# sphinx_gallery_start_ignore
 plt.savefig(HERE / "pictures/minibatch.png")
+# sphinx_gallery_end_ignore

@@ -9,17 +9,16 @@ in closed form, so this example shows that a fit finds it, and by which path.
 import warnings
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 # Two hundred draws, and a model with a flat prior on the mean and on the variance.
@@ -54,10 +53,12 @@ def log_likelihood(mu, variance):
 
 print(f"mean      closed form {y.mean():.10f}   fit {fit['mu']:.10f}")
 print(f"variance  closed form {y.var():.10f}   fit {fit['variance']:.10f}")
+# sphinx_gallery_start_ignore
 assert fit.converged
 assert np.isclose(fit["mu"], y.mean(), rtol=1e-6)
 assert np.isclose(fit["variance"], y.var(), rtol=1e-6)
 assert np.isclose(-fit.loss, log_likelihood(y.mean(), y.var()), rtol=1e-10)
+# sphinx_gallery_end_ignore
 
 # %%
 # Standard errors come from the curvature at the estimate. Fisher's information of a normal distribution gives them in
@@ -70,7 +71,9 @@ wider = len(y) / (len(y) - 2)
 print()
 for (name, expected), power in zip(fisher.items(), (0.5, 1.5), strict=True):
     print(f"standard error of the {name:<8}  Fisher {expected:.4f}   Laplace {errors[name]:.4f}")
+    # sphinx_gallery_start_ignore
     assert np.isclose(errors[name], expected * wider**power, rtol=1e-6)
+    # sphinx_gallery_end_ignore
 
 # %%
 # A slip that many make once: the square of the sum of the deviations in place of the sum of their squares. The
@@ -87,8 +90,10 @@ with warnings.catch_warnings(record=True) as caught:
     wrong = psy.find_map(slip, initvals={"mu": 0.0, "variance": 12.0}, steps=200, progressbar=False)
 print(f"\nsquare of the sum: mean {wrong['mu']:.4f}, variance {wrong['variance']:.1e}")
 print(caught[0].message)
+# sphinx_gallery_start_ignore
 assert not wrong.converged
 assert wrong["variance"] < 1e-3 * y.var()
+# sphinx_gallery_end_ignore
 
 # %%
 # The picture shows how far the log likelihood lies below its maximum. The inner line, at 3, encloses the 95 %
@@ -107,4 +112,6 @@ axes.plot(*steps[0], "o", color="#d8762a", markersize=8)
 axes.plot(fit["mu"], fit["variance"], "*", color="#b3261e", markersize=15, markeredgecolor="white", label="estimate")
 axes.set(xlabel="mean", ylabel="variance", title="Log likelihood below its maximum")
 axes.legend(loc="upper right", frameon=True, facecolor="white", framealpha=0.9, edgecolor="none")
+# sphinx_gallery_start_ignore
 figure.savefig(HERE / "pictures/normal_model.png")
+# sphinx_gallery_end_ignore

@@ -9,16 +9,15 @@ probability is what ``oddity_probability`` computes in closed form but for one a
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 # With the standard deviation 1 everywhere, u is the difference of the references' percepts, with variance 2, and w that
@@ -46,7 +45,9 @@ exact = psy.oddity_probability(field, np.zeros((25, 1)), SD * distances[:, None]
 shares = np.array([simulate(distance).mean() for distance in distances])
 errors = np.sqrt(exact * (1 - exact) / N_DRAWS)
 print(f"largest difference: {np.max(np.abs(shares - exact) / errors):.1f} standard errors of {N_DRAWS:,} draws")
+# sphinx_gallery_start_ignore
 assert np.all(np.abs(shares - exact) < 4.5 * errors)
+# sphinx_gallery_end_ignore
 
 # %%
 # Left, the plane of u and w: the answer is wrong in the wedge \|w\| < 3/2 \|u\|, and the percepts are where the rings
@@ -67,4 +68,6 @@ axes[1].errorbar(distances, shares, 3 * errors, fmt=".", color="C1", label=f"sim
 axes[1].axhline(1 / 3, color="0.7", lw=1, ls="--")
 axes[1].set(xlabel="distance of the stimuli (sd)", ylabel="probability of a right answer", title="What it gives")
 axes[1].legend(loc="upper left")
+# sphinx_gallery_start_ignore
 plt.savefig(HERE / "pictures/oddity_geometry.png")
+# sphinx_gallery_end_ignore

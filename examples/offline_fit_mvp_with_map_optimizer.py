@@ -10,20 +10,18 @@ written out beside it.
 from pathlib import Path
 
 import jax
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pymc as pm
 
 import pm_psyphy as psy
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from pm_psyphy import plots
 
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 truth = psy.WishartProcess("truth", input_dim=2, basis_degree=0, extra_dims=0, weights=[[[[0.09, 0], [0.04, 0.14]]]])
@@ -79,8 +77,10 @@ for _ in range(fits["SGD with momentum"].n_steps):
     params, state, loss = step(params, state)
     losses.append(float(loss))
 print(f"from scratch: loss {losses[-1]:.4f} after {len(losses)} steps")
+# sphinx_gallery_start_ignore
 assert abs(min(losses) - fits["SGD with momentum"].loss) < 1e-3
 assert abs(fits["L-BFGS"].loss - fits["SGD with momentum"].loss) < 0.05
+# sphinx_gallery_end_ignore
 
 # %%
 # Thresholds: 5/6 correct is where tanh(slope d) is a half.
@@ -93,7 +93,9 @@ contours = {
 }
 error = np.nanmax(np.abs(contours["fit"].radii / contours["truth"].radii - 1))
 print(f"largest error of a threshold: {error:.0%}")
+# sphinx_gallery_start_ignore
 assert error < 0.15
+# sphinx_gallery_end_ignore
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
 plots.plot_trials(trials, ax=axes[0])
@@ -105,4 +107,6 @@ plots.plot_learning_curve(fits, above=fits["L-BFGS"].loss, ax=axes[1])
 axes[1].plot(np.array(losses) - fits["L-BFGS"].loss, "k:", lw=1, label="from scratch")
 axes[1].set(title="Learning curves")
 axes[1].legend()
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "offline_fit_mvp_with_map_optimizer.png")
+# sphinx_gallery_end_ignore

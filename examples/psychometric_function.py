@@ -3,24 +3,23 @@ A psychometric function
 =======================
 
 Proportion correct against stimulus level, with a threshold that says at which proportion it is meant, a slope, and
-lapses. It is a regression like any other: priors, a linear predictor, ``psychometric_log_odds`` and ``Response``.
+lapses. It is a PyMC model like any other: priors for what is unknown, the log-odds of a correct answer that follow from
+it, and the responses.
 """
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from pm_psyphy import plots
 
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 rng = np.random.default_rng(3)
@@ -30,16 +29,21 @@ response = (rng.random(level.size) < psy.psychometric(level, **truth).eval()).as
 print(f"{response.size} trials, {response.mean():.0%} correct")
 
 # %%
+# The priors are those of levels between about -1 and 1. Divide levels of your own by their spread first, or give the
+# threshold and the slope, which is per unit of the level, priors of your scale.
+
 with pm.Model() as model:
     threshold = pm.Normal("threshold", 0, 1)
     slope = pm.LogNormal("slope", 0, 1)
     lapse_rate = pm.Beta("lapse_rate", 1, 20)
     log_odds = psy.psychometric_log_odds(level, threshold=threshold, slope=slope, guess_rate=0.5, lapse_rate=lapse_rate)
-    pm.Bernoulli("correct", logit_p=log_odds, observed=response)
+    psy.Response("correct", log_odds, observed=response)
 
 fit = psy.find_map(model, progressbar=False)
 print(fit)
+# sphinx_gallery_start_ignore
 assert abs(fit["threshold"] - truth["threshold"]) < 0.2
+# sphinx_gallery_end_ignore
 
 # %%
 # The same function, at the estimate, on a grid; and the level at which 80 % are correct.
@@ -56,4 +60,6 @@ ax.plot(grid, psy.psychometric(grid, **truth).eval(), color="0.25", lw=1, label=
 ax.plot([at_80, at_80], [0, 0.8], color="C1", lw=1, ls=":", label="80 % correct")
 ax.set(xlabel="stimulus level", ylabel="proportion correct", title="Two-alternative detection", ylim=(0.35, 1.02))
 ax.legend(loc="upper left")
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "psychometric_function.png")
+# sphinx_gallery_end_ignore

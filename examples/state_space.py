@@ -13,7 +13,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pymc as pm
@@ -23,11 +23,10 @@ from dynamax.linear_gaussian_ssm import LinearGaussianSSM
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 N_STEPS, N_SERIES = 300, 20
 TRUTH = {"damping": 0.97, "frequency": 0.35, "kick": 0.3, "noise": 0.5}
 
@@ -133,7 +132,9 @@ for scale in (1.0, 0.9, 0.7):
     theirs = float(dynamax_loss(to_raw(values), y))
     differences.append(abs(ours / theirs - 1))
 print(f"\nlog likelihoods differ by {max(differences):.1e} of their size at most")
+# sphinx_gallery_start_ignore
 assert max(differences) < 1e-6
+# sphinx_gallery_end_ignore
 
 adam = optax.adam(0.03)
 
@@ -173,7 +174,9 @@ print(f"\n{'':<18}{'loss':>12}{'time':>11}{'steps':>7}{'a step':>11}")
 for name, loss in results.items():
     taken = seconds[name] * 1e3
     print(f"{name:<18}{loss:>12.6f}{taken:>8.0f} ms{n_steps[name]:>7}{taken / n_steps[name]:>8.2f} ms")
+# sphinx_gallery_start_ignore
 assert max(results.values()) - min(results.values()) < 1e-3
+# sphinx_gallery_end_ignore
 
 # %%
 # Twenty series at once
@@ -186,7 +189,9 @@ together = psy.find_map(many, initvals=start, progressbar=False)
 posterior = psy.laplace(together, random_seed=1)
 for name, truth in TRUTH.items():
     print(f"{name:<10} truth {truth:.2f}, mean of the estimates {together[name].mean():.3f}")
+# sphinx_gallery_start_ignore
 assert np.allclose(together["frequency"][0], fit["frequency"][0], rtol=1e-3)
+# sphinx_gallery_end_ignore
 
 # %%
 # NUTS from the estimate
@@ -209,4 +214,6 @@ axes[2].plot(drawn["kick"].to_numpy().ravel(), drawn["noise"].to_numpy().ravel()
 axes[2].plot(TRUTH["kick"], TRUTH["noise"], "*", color="C1", ms=14, label="truth")
 axes[2].set(xlabel="kick", ylabel="noise", title="First series, NUTS")
 axes[2].legend()
+# sphinx_gallery_start_ignore
 plt.savefig(HERE / "pictures/state_space.png")
+# sphinx_gallery_end_ignore

@@ -9,17 +9,16 @@ data ask for is decided by trials that were held out.
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 # Intensities from 1 to 10 become [-1, 1] for the model; ``Trials`` remembers the way back.
@@ -69,8 +68,10 @@ slope, intercept = np.polyfit(x, deviation, 1)
 print(f"degree {best}: standard deviation {slope:.3f} x intensity {intercept:+.3f}; the truth is {weber_fraction} x")
 error = np.max(np.abs(deviation / (weber_fraction * x) - 1))
 print(f"largest error of the standard deviation: {error:.0%}")
+# sphinx_gallery_start_ignore
 assert best > 0
 assert error < 0.25
+# sphinx_gallery_end_ignore
 
 contours = psy.threshold_contours(fit, field, domain.rescale(x[:, None])).restore(domain)
 fig, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
@@ -83,4 +84,6 @@ axes[0].set(xlabel="intensity", ylabel="standard deviation, threshold", title="A
 axes[0].legend()
 axes[1].plot(list(results), [held_out for *_, held_out in results.values()], "o-", color="C0")
 axes[1].set(xlabel="degree of the polynomials", ylabel="held-out log likelihood per trial", title="How smooth a field")
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "weber_law.png")
+# sphinx_gallery_end_ignore

@@ -10,19 +10,17 @@ fitting it takes a search like any other: no simulation, no noise in the gradien
 
 from pathlib import Path
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import pymc as pm
 
 import pm_psyphy as psy
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from pm_psyphy import plots
 
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 
 # %%
 # The true observer is one draw from the prior: ``WishartProcess`` with ``weights`` is a known field. It answers 2,000
@@ -64,8 +62,10 @@ estimate, expected = fit.evaluate(field.covariance(at)), truth.covariance(at).ev
 similarity = float(psy.bures_similarity(estimate, expected)[0])
 size = float(np.sqrt(np.linalg.det(estimate) / np.linalg.det(expected))[0])
 print(f"Bures similarity of estimate and truth {similarity:.4f}, area {size:.2f} of the true one")
+# sphinx_gallery_start_ignore
 assert fit.converged
 assert similarity > 0.97
+# sphinx_gallery_end_ignore
 
 contours = {
     "truth": psy.threshold_contours(None, truth, at, n_directions=48),
@@ -88,4 +88,6 @@ for (name, contour), color in zip(contours.items(), ("0.2", "C1"), strict=True):
     plots.plot_contours(contour, color=color, linewidths=1, linestyles=":", label=f"threshold, {name}", ax=axes[1])
 axes[1].set(title="One standard deviation, and 2/3 correct", xlabel="stimulus dimension 1")
 axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+# sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "wppm_quickstart.png")
+# sphinx_gallery_end_ignore

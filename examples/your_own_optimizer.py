@@ -11,18 +11,17 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 import optax
 import pymc as pm
 
 import pm_psyphy as psy
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
+# sphinx_gallery_start_ignore
 HERE = Path(__file__).parent
 plt.style.use(HERE / "pictures.mplstyle")
+# sphinx_gallery_end_ignore
 STEPS, LEARNING_RATE, MOMENTUM = 400, 2e-4, 0.9
 
 # %%
@@ -74,8 +73,10 @@ estimate = objective.constrain(params)
 shuffled = objective.with_data(x=x_data[::-1], y=y_data[::-1])
 shuffled_params, _ = minimise(shuffled, shuffled.start)
 print(f"\nTwo data sets, {n_traces} compilation")
+# sphinx_gallery_start_ignore
 assert n_traces == 1
 assert np.allclose(shuffled_params["slope"], params["slope"])
+# sphinx_gallery_end_ignore
 
 # %%
 # With the kernel
@@ -144,8 +145,10 @@ heavy = {
 print()
 for name, heavy_fit in heavy.items():
     print(f"{name:<25}{heavy_fit.n_steps:>6} steps, {heavy_fit.status}")
+# sphinx_gallery_start_ignore
 assert heavy["momentum 0.99, restarted"].n_steps < heavy["momentum 0.99"].n_steps / 2
 assert np.allclose(heavy["momentum 0.99, restarted"]["slope"], reference["slope"], rtol=1e-4)
+# sphinx_gallery_end_ignore
 
 # %%
 # The comparison
@@ -157,13 +160,14 @@ for name in ["intercept", "sigma"]:
     row = [estimate[name], kernel_estimate[name], fit[name], reference[name]]
     print(f"{name:<12}" + "".join(f"{float(value):>14.8f}" for value in row))
 
-n = fit.n_steps
+# sphinx_gallery_start_ignore
 assert np.allclose(losses, kernel_losses, rtol=1e-12)
-assert np.allclose(fit.history.loss, losses[: n + 1], rtol=1e-12)
+assert np.allclose(fit.history.loss, losses[: fit.n_steps + 1], rtol=1e-12)
 for name in fit:
     assert np.allclose(estimate[name], kernel_estimate[name], rtol=1e-10)
     assert np.allclose(estimate[name], fit[name], rtol=1e-5)
     assert np.allclose(estimate[name], reference[name], rtol=1e-5)
+# sphinx_gallery_end_ignore
 
 # %%
 _, axes = plt.subplots(figsize=(6.8, 4.2))
@@ -179,4 +183,6 @@ for color, (name, heavy_fit) in zip(("0.75", "0.35"), heavy.items(), strict=True
 axes.set(yscale="log", xlabel="step", ylabel="loss above its minimum")
 axes.set_title("One optimiser run in three ways, a new one, and L-BFGS")
 axes.legend()
+# sphinx_gallery_start_ignore
 plt.savefig(HERE / "pictures/your_own_optimizer.png")
+# sphinx_gallery_end_ignore

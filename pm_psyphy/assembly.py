@@ -23,7 +23,7 @@ from pm_psyphy.program import (
     explain_no_route,
 )
 from pm_psyphy.start import draw_starts, explain_start
-from pm_psyphy.weights import WEIGHTS, find_rows
+from pm_psyphy.weights import REST, WEIGHTS, find_rows
 
 # Programs hold no model, so a model that is no longer used takes its program with it.
 _PROGRAMS: WeakKeyDictionary[pm.Model, dict[Any, tuple[tuple, dict[str, np.ndarray], Program]]] = WeakKeyDictionary()
@@ -121,7 +121,8 @@ def change_density(objective: Objective, *, jacobian: bool = False, weighted_dim
     )
     data = objective.values_of(found.program.graph)
     if weighted_dim is not None:
-        data[WEIGHTS] = jnp.ones(count_rows(objective, weighted_dim), data[WEIGHTS].dtype)
+        shapes = {WEIGHTS: count_rows(objective, weighted_dim), REST: ()}
+        data |= {name: jnp.ones(shape, data[name].dtype) for name, shape in shapes.items()}
     return replace(found, start=objective.start, data=data)
 
 

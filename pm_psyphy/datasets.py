@@ -1,7 +1,7 @@
 """Data of many observers in; stacks of one shape, and which of their rows are padding, come out."""
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,17 @@ class DataSets:
     @property
     def row_weights(self) -> np.ndarray:
         """1 for a row, 0 for one that was filled in, (n, N)."""
-        return (np.arange(self.lengths.max())[None] < self.lengths[:, None]).astype(float)
+        name, axis = next(iter(self.row_axes.items()))
+        return (np.arange(self.stacks[name].shape[1 + axis])[None] < self.lengths[:, None]).astype(float)
+
+    def part(self, numbers: np.ndarray) -> "DataSets":
+        """Return some of the data sets."""
+        return replace(
+            self,
+            labels=tuple(self.labels[i] for i in numbers),
+            stacks={name: stack[numbers] for name, stack in self.stacks.items()},
+            lengths=self.lengths[numbers],
+        )
 
     def pick(self, i: int) -> dict[str, np.ndarray]:
         """Return one data set, as it was given."""

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import optax
 import pymc as pm
 
 from pm_psyphy.assembly import assemble_objective, compile_objective, explain_at, forget_program
+from pm_psyphy.batches import make_batches
 from pm_psyphy.device import find_device, move
 from pm_psyphy.loop import Settings
 from pm_psyphy.objective import Objective
@@ -19,6 +21,7 @@ from pm_psyphy.optimize import Progress, minimise
 from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
 from pm_psyphy.program import check_trace
 from pm_psyphy.result import MAPResult, make_result
+from pm_psyphy.shard import shard_objective
 from pm_psyphy.start import draw_starts
 from pm_psyphy.status import Status
 
@@ -41,6 +44,11 @@ def find_map(
     callback: Callable[[Progress], Any] | None = None,
     checkpoint: str | Path | None = None,
     device: str | None = None,
+    batch_size: int | None = None,
+    batch_dim: str | None = None,
+    data: Any = None,
+    total_size: int | None = None,
+    shard: str | None = None,
 ) -> MAPResult:
     """Find the maximum a posteriori estimate of a PyMC model.
 
@@ -86,6 +94,19 @@ def find_map(
         on from it, and ends where an uninterrupted one would.
     device : {"cpu", "gpu"}, optional
         Default: the best there is.
+    batch_size : int, optional
+        Take each step on so many rows, with their log likelihood scaled to all. In each epoch every row is in one
+        batch; the order follows from `random_seed`. The loss is random then, and there is no test of convergence.
+    batch_dim : str, optional
+        The rows' dim. Default: that of the observed variables.
+    data : mapping of arrays, or iterable of mappings, optional
+        With `batch_size`: rows that need not fit into memory, in place of those of the model, which are an example of
+        them. NumPy arrays, memory-mapped ones, zarr's, xarray's or Dask's, by the names of the model's data; or blocks
+        of rows as they come, which begin anew in each epoch if they can be iterated again (or a function returns them).
+    total_size : int, optional
+        How many rows an iterable has.
+    shard : str, optional
+        Lay the rows along this dim over all devices, each of which computes its own.
 
     Returns
     -------
@@ -122,33 +143,48 @@ def find_map(
         else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace)
     )
     _check_names(var_names, objective.model)
+    batches = None
+    if batch_size is not None:
+        batches = make_batches(objective, batch_size, batch_dim, data, total_size)
+    elif data is not None or batch_dim is not None or total_size is not None:
+        raise ValueError("data, batch_dim and total_size are for minibatches. Pass batch_size, too.")
+    stochastic = objective.stochastic or batches is not None
     transformation = make_transformation(
-        optimizer, stochastic=objective.stochastic, learning_rate=learning_rate, momentum=momentum
+        optimizer, stochastic=stochastic, learning_rate=learning_rate, momentum=momentum
     )
     points_seed, draws_seed = map(int, np.random.default_rng(random_seed).integers(2**31, size=2))
     points = choose_starts(objective, model, starts, init, initvals, points_seed)
-    settings = Settings(steps, choose_tolerance(tolerance, objective), log_every, log_every if callback else None)
+    tolerance = -1.0 if stochastic else choose_tolerance(tolerance, objective)
+    settings = Settings(steps, tolerance, log_every, log_every if callback else None)
     search = partial(
         minimise,
         transformation=transformation,
         starts=points,
         settings=settings,
         seed=draws_seed,
-        label=name_optimizer(optimizer, objective.stochastic, learning_rate, momentum),
+        label=name_optimizer(optimizer, stochastic, learning_rate, momentum),
         progressbar=progressbar,
         callback=callback,
         checkpoint=checkpoint,
     )
     chosen = find_device(device)
-    trajectory = search(move(objective, chosen))
-    if not np.isfinite(trajectory.loss).any() and model is not objective:
+    if shard is not None and batches is not None:
+        raise ValueError("shard lays all rows over the devices, batch_size takes a few at a time. Pass one of them.")
+    if shard is not None:
+        trajectory = search(shard_objective(objective, shard, device))
+    elif batches is None:
+        trajectory = search(move(objective, chosen))
+    else:
+        batches = replace(batches, objective=move(batches.objective, chosen))
+        trajectory = search(batches.objective, batches=batches)
+    if not np.isfinite(trajectory.loss).any() and model is not objective and batches is None:
         # The search saw what the routes were not asked before: let them be tried at this start.
         forget_program(objective)
         objective = compile_objective(objective.model, initvals=initvals)
         trajectory = search(move(objective, chosen))
     if not np.isfinite(trajectory.loss).any():
         start = {name: stack[0] for name, stack in points.items()}
-        raise ValueError(explain_at(objective, start))
+        raise ValueError(explain_at(batches.take_first(draws_seed) if batches else objective, start))
     fit = make_result(
         objective,
         trajectory,
@@ -156,8 +192,9 @@ def find_map(
         device=chosen.device_kind if chosen.platform != "cpu" else "cpu",
         compile_seconds=time.perf_counter() - begun - trajectory.run_seconds,
         var_names=var_names,
+        stochastic=stochastic,
     )
-    if fit.status is not Status.CONVERGED and not (objective.stochastic and fit.status is Status.MAX_STEPS):
+    if fit.status is not Status.CONVERGED and not (stochastic and fit.status is Status.MAX_STEPS):
         warnings.warn(fit.message, stacklevel=2)
     return fit
 
@@ -189,8 +226,6 @@ def choose_starts(objective, model, starts, init, initvals, seed) -> dict[str, n
 
 
 def choose_tolerance(tolerance: float | None, objective: Objective) -> float:
-    """Return the tolerance of a fit; it is negative, and never met, where the loss is random."""
-    if objective.stochastic:
-        return -1.0
+    """Return the tolerance of a fit."""
     dtype = np.result_type(*objective.start.values())
     return float(np.sqrt(np.finfo(dtype).eps)) if tolerance is None else tolerance

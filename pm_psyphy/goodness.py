@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from pytensor.tensor.random.basic import BernoulliRV, BinomialRV
-from scipy import special, stats
+from scipy import special
 
 from pm_psyphy.draws import Draws
 from pm_psyphy.result import MAPResult
@@ -208,7 +208,7 @@ def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
     inverse = np.linalg.pinv(scale[:, None] * covariance * scale, rcond=1e-8, hermitian=True)
     rank = np.linalg.matrix_rank(inverse, hermitian=True)
     distance = (scale * mean) @ inverse @ (scale * mean)
-    return Difference(gap.mean(axis=0), low, high, (gap > 0).mean(axis=0), float(stats.chi2.sf(distance, rank)), prob)
+    return Difference(gap.mean(axis=0), low, high, (gap > 0).mean(axis=0), float(special.chdtrc(rank, distance)), prob)
 
 
 def _read_responses(fit: MAPResult | Draws, name: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

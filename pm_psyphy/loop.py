@@ -98,6 +98,7 @@ def get_loop(
     starts: dict[str, np.ndarray],
     data: Data,
     batched: frozenset[str] = frozenset(),
+    stream: Data | None = None,
 ) -> tuple[Loop, Search, float]:
     """Return the compiled search for a program, its state at the starts, and the seconds it took to compile.
 
@@ -110,16 +111,19 @@ def get_loop(
     data : dict of arrays
     batched : frozenset of str
         Data that have a leading axis for the starts: each search its own.
+    stream : dict of arrays, optional
+        An example of the data that have a leading axis for the steps: each step its own.
     """
+    stream = stream or {}
     begun = time.perf_counter()
     n_starts = len(next(iter(starts.values())))
-    leaves, structure = jax.tree.flatten(starts | data)
+    leaves, structure = jax.tree.flatten((starts, data, stream))
     signature = structure, *((np.shape(a), a.dtype, getattr(a, "sharding", None)) for a in leaves)
     loops = program.compiled.setdefault("loops", {})
     loop_id = transformation, n_starts, signature, batched
     is_new = loop_id not in loops
     if is_new:
-        loops[loop_id] = _compile_loop(program, transformation, starts, data, batched)
+        loops[loop_id] = _compile_loop(program, transformation, starts, data, batched, stream)
         if len(loops) > MAX_LOOPS:
             loops.pop(next(iter(loops)))
     loop = loops[loop_id] = loops.pop(loop_id)
@@ -127,7 +131,12 @@ def get_loop(
 
 
 def _compile_loop(
-    program: Program, transformation, starts: dict[str, np.ndarray], data: Data, batched: frozenset[str]
+    program: Program,
+    transformation,
+    starts: dict[str, np.ndarray],
+    data: Data,
+    batched: frozenset[str],
+    stream: Data,
 ) -> Loop:
     n_starts = len(next(iter(starts.values())))
     as_vector = isinstance(transformation, VectorTransformation)
@@ -138,10 +147,21 @@ def _compile_loop(
     unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     unstarted = unstarted._replace(step=np.full_like(unstarted.step, UNSTARTED))
     evaluate = (program.value, program.value_and_grad) if layout is None else _on_vector(program, layout)
-    advance = jax.jit(_make_advance(evaluate, transformation, init, n_starts, program.stochastic, batched))
+    stochastic = program.stochastic or bool(stream)
+    advance = jax.jit(
+        _make_advance(evaluate, transformation, init, n_starts, stochastic, batched),
+        out_shardings=_find_replicated(data),
+    )
     tolerance = unstarted.best_loss.reshape(-1)[0]
-    arguments = unstarted, data, np.uint32(0), np.int32(0), np.int32(0), np.int32(1), tolerance
+    arguments = unstarted, data, stream, *np.zeros(4, np.int32), np.int32(1), tolerance
     return Loop(advance.lower(*arguments).compile(), unstarted, layout, [])
+
+
+def _find_replicated(data: Data) -> Any:
+    """Return where a search lies if its data are on several devices: on each of them."""
+    shardings = (getattr(array, "sharding", None) for array in data.values())
+    meshes = [s.mesh for s in shardings if isinstance(s, jax.NamedSharding)]
+    return jax.NamedSharding(meshes[0], jax.P()) if meshes else None
 
 
 def _arrange(starts: dict[str, np.ndarray], layout: Layout | None) -> Any:
@@ -217,7 +237,7 @@ def _make_advance(
 
     rows = _history_rows(n_starts)
 
-    def advance(search: Search, data, seed, n_steps, evaluations, log_every, tolerance):
+    def advance(search: Search, data, stream, at, seed, n_steps, evaluations, log_every, tolerance):
         fresh = search.step == UNSTARTED
         search = jax.lax.cond(jnp.any(fresh), lambda: choose(fresh, init(search.params), search), lambda: search)
         # Searches that have not ended are all at this step, unless some began later than others.
@@ -239,7 +259,8 @@ def _make_advance(
         def body(carry):
             search, history, taken = carry
             folded = None if key is None else jax.random.fold_in(key, first + taken)
-            search, shown = (take_steps if n_starts > 1 else take_step)(search, data, folded, tolerance)
+            own = {n: jax.lax.dynamic_index_in_dim(a, at + taken, keepdims=False) for n, a in stream.items()}
+            search, shown = (take_steps if n_starts > 1 else take_step)(search, data | own, folded, tolerance)
             # Both are not negative, so that the plain quotients of the machine do.
             offset = taken + skipped
             row = jnp.where(jax.lax.rem(offset, log_every) == 0, jax.lax.div(offset, log_every), rows)
@@ -253,23 +274,35 @@ def _make_advance(
 
 
 def run_chunks(
-    loop: Loop, search: Search, data: Data, seed: int, settings: Settings
+    loop: Loop,
+    search: Search,
+    data: Data,
+    seed: int,
+    settings: Settings,
+    chunks: Iterator[tuple[Data, int]] | None = None,
 ) -> Iterator[tuple[Search, np.ndarray, np.ndarray]]:
     """Advance a search chunk by chunk; yield its state, and the logged steps and their losses and gradient norms.
 
     A search that runs all its steps has evaluated the loss once more than it has stepped, so that what it returns is
-    what its last step reached.
+    what its last step reached. With `chunks` of data for the next steps, and how many these are, it ends where they do.
     """
     every, tolerance = np.int32(settings.log_every), np.asarray(settings.tolerance, search.best_loss.dtype)
     evaluations, rows = settings.steps + 1, _history_rows(search.code.size)
-    step = max(search.furthest, 0)
+    step = begin = end = max(search.furthest, 0)
+    stream: Data = {}
     while step < evaluations and np.any(np.asarray(search.code) == Code.RUNNING):
+        if chunks is not None and step == end:
+            stream, n_steps = next(chunks, ({}, 0))
+            begin, end = end, end + n_steps
+            if not n_steps:
+                return
         # A fixed chunk ends behind a multiple of its length, so that a callback sees the steps that are logged.
         fixed = settings.chunk_steps and -(-step // settings.chunk_steps) * settings.chunk_steps + 1
         limit = min(fixed or step + _pace(loop), step + (rows - 1) * settings.log_every, evaluations)
+        limit = limit if chunks is None else min(limit, end)
         begun = time.perf_counter()
-        counts = np.int32(limit - step), np.int32(evaluations)
-        search, history = loop.advance(search, data, np.uint32(seed), *counts, every, tolerance)
+        numbers = (np.int32(n) for n in (step - begin, seed, limit - step, evaluations))
+        search, history = loop.advance(search, data, stream, *numbers, every, tolerance)
         reached = search.furthest
         loop.seconds_per_step[:] = [(time.perf_counter() - begun) / max(reached - step, 1)]
         logged = np.arange(-(-step // settings.log_every) * settings.log_every, reached, settings.log_every)

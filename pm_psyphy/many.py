@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import optax
 import pymc as pm
-import pytensor
 import xarray as xr
 
 from pm_psyphy.assembly import (
@@ -23,6 +22,7 @@ from pm_psyphy.assembly import (
 )
 from pm_psyphy.datasets import DataSets, read_data_sets
 from pm_psyphy.device import find_device, move
+from pm_psyphy.division import divide
 from pm_psyphy.draws import Draws
 from pm_psyphy.fit import check_settings, choose_starts, choose_tolerance
 from pm_psyphy.loop import Settings
@@ -32,9 +32,11 @@ from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimiz
 from pm_psyphy.pool import Ends, minimise_each
 from pm_psyphy.program import check_trace
 from pm_psyphy.result import MAPResult, abridge, make_result
-from pm_psyphy.rows import RUN_ONCE
 from pm_psyphy.status import Status, describe
 from pm_psyphy.weights import WEIGHTS
+
+# More parts than workers, so that a fast worker takes more of them.
+PARTS_OF_WORKER = 4
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -208,6 +210,7 @@ def find_maps(
     random_seed: int | np.random.Generator | None = None,
     progressbar: bool = True,
     device: str | None = None,
+    client: Any = None,
 ) -> MAPResults:
     """Find the MAP estimate of one model for many data sets, such as observers, sessions or simulations.
 
@@ -231,6 +234,9 @@ def find_maps(
     progressbar : bool
     device : {"cpu", "gpu"}, optional
         Default: the best there is.
+    client : distributed.Client, optional
+        Of a Dask cluster, whose workers fit parts of the data sets; each compiles the model once. What a worker that is
+        lost had to do is done by another.
 
     Returns
     -------
@@ -275,7 +281,12 @@ def find_maps(
         nonlocal seconds
         objective, stacks = _fill_in(template, sets)
         before = time.perf_counter()
-        ends = _search_each(move(objective, chosen), stacks, transformation, points, settings, progressbar)
+        if client is None:
+            placed = move(objective, chosen)
+            ends = _search_each(placed, stacks, transformation, points, settings, progressbar)
+        else:
+            chosen_optimizer = {"optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum}
+            ends = _search_on(client, template.model, sets, chosen_optimizer, points, settings)
         seconds = time.perf_counter() - before
         return objective, stacks, ends
 
@@ -343,42 +354,9 @@ def _fill_in(template: Objective, sets: DataSets) -> tuple[Objective, dict[str, 
             except Exception as error:
                 raise type(error)(f"Data set {label!r}: {error}") from error
     if sets.row_axes:
-        row_dim = find_row_dim(objective.model, sets)
-        objective = change_density(objective, weighted_dim=row_dim)
-        stacks[WEIGHTS] = sets.row_weights.astype(np.asarray(objective.data[WEIGHTS]).dtype)
-        _check_padding(objective, stacks, sets, row_dim)
+        objective, _ = divide(objective, find_row_dim(objective.model, sets))
+        stacks[WEIGHTS] = sets.row_weights.astype(objective.data[WEIGHTS].dtype)
     return objective, stacks
-
-
-def _check_padding(objective: Objective, stacks: dict[str, np.ndarray], sets: DataSets, row_dim: str) -> None:
-    """Raise if what was filled in changes the density: if rows depend on each other."""
-    graph, names = objective.program.graph, list(objective.program.graph.data)
-    evaluate = objective.program.remember(
-        "loss on the host",
-        lambda: pytensor.function(graph.inputs, graph.outputs, mode=RUN_ONCE, on_unused_input="ignore"),
-    )
-
-    def find_loss(own: dict[str, np.ndarray]) -> float:
-        data = {name: np.asarray(value) for name, value in (objective.data | own).items()}
-        for name, axis in (sets.row_axes | {WEIGHTS: 0}).items():
-            for dim in objective.model.named_vars_to_dims.get(name) or ():
-                if dim == row_dim and dim in data:
-                    data[dim] = np.asarray(own[name].shape[axis], data[dim].dtype)
-        return float(evaluate(*(objective.start[p.name] for p in graph.parameters), *(data[n] for n in names))[0])
-
-    i = int(np.argmin(sets.lengths))
-    padded = find_loss({name: stack[i] for name, stack in stacks.items()})
-    weights = stacks[WEIGHTS][i]
-    alone = find_loss(
-        {name: sets.trim(name, stack[i], i) for name, stack in stacks.items()} | {WEIGHTS: weights[weights > 0]}
-    )
-    precision = np.sqrt(np.finfo(weights.dtype).eps)
-    if abs(padded - alone) > precision * max(1, abs(alone)):
-        raise ValueError(
-            f"Rows of {row_dim!r} depend on each other: the loss of data set {sets.labels[i]!r} is {alone:.6g}, and "
-            f"{padded:.6g} with rows of weight 0. Data sets of different lengths cannot share a program here: call "
-            "find_maps for those of one length at a time."
-        )
 
 
 def _search_each(
@@ -398,6 +376,31 @@ def _search_each(
         params={name: stack[best] for name, stack in ends.params.items()},
         **{name: getattr(ends, name)[best] for name in ("loss", "gradient_norm", "status", "n_steps")},
     )
+
+
+def _search_on(client: Any, model: pm.Model, sets: DataSets, optimizer, points, settings: Settings) -> Ends:
+    """Let the workers of a Dask cluster search, each for a part of the data sets at a time."""
+    n_workers = max(1, len(client.scheduler_info(n_workers=-1)["workers"]))
+    parts = np.array_split(np.arange(len(sets.labels)), min(len(sets.labels), PARTS_OF_WORKER * n_workers))
+    # The model is sent to each worker once, which keeps it and what it has compiled.
+    there = client.scatter(model, broadcast=True)
+    futures = [client.submit(_search_part, there, sets.part(p), optimizer, points, settings, pure=False) for p in parts]
+    ends = client.gather(futures)
+    return Ends(
+        {name: np.concatenate([end.params[name] for end in ends]) for name in ends[0].params},
+        *(
+            np.concatenate([getattr(end, name) for end in ends])
+            for name in ("loss", "gradient_norm", "status", "n_steps")
+        ),
+    )
+
+
+def _search_part(model: pm.Model, sets: DataSets, optimizer, points, settings: Settings) -> Ends:
+    """Do the work of `find_maps` on a worker."""
+    template = assemble_objective(model, jacobian=False, initvals=None, accept=check_trace)
+    objective, stacks = _fill_in(template, sets)
+    transformation = make_transformation(stochastic=False, **optimizer)
+    return _search_each(objective, stacks, transformation, points, settings, progressbar=False)
 
 
 def _blank(stack: np.ndarray, loss: np.ndarray) -> np.ndarray:

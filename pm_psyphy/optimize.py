@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import optax
 
+from pm_psyphy.batches import Batches
 from pm_psyphy.checkpoint import Checkpoint, describe_run, read_checkpoint, write_checkpoint
 from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop, run_chunks
 from pm_psyphy.objective import Objective
@@ -56,6 +57,7 @@ def minimise(
     progressbar: bool = False,
     callback: Callable[[Progress], Any] | None = None,
     checkpoint: str | Path | None = None,
+    batches: Batches | None = None,
 ) -> Trajectory:
     """Search for the minimum from several starts at once.
 
@@ -74,6 +76,8 @@ def minimise(
         Called with a `Progress` at the end of each chunk; a true return value stops the search.
     checkpoint : path, optional
         Written at the end of each chunk, and read at the start if it is there.
+    batches : Batches, optional
+        Data that each step has for itself.
 
     Returns
     -------
@@ -81,12 +85,16 @@ def minimise(
     """
     interrupted = False
     with ProgressLine(label) if progressbar else nullcontext() as line:
-        loop, search, compile_seconds = get_loop(objective.program, transformation, starts, objective.data)
-        run = describe_run(objective, search, label) if checkpoint else ""
+        example = None if batches is None else batches.example(seed)
+        loop, search, compile_seconds = get_loop(
+            objective.program, transformation, starts, objective.data, stream=example
+        )
+        run = describe_run(objective, search, f"{label}{batches or ''}") if checkpoint else ""
         state = _begin(search, seed, settings, checkpoint, run)
         begun = time.perf_counter()
+        chunks = None if batches is None else batches.draw(state.seed, max(state.search.furthest, 0))
         try:
-            for search, steps, rows in run_chunks(loop, state.search, objective.data, state.seed, settings):
+            for search, steps, rows in run_chunks(loop, state.search, objective.data, state.seed, settings, chunks):
                 state = state.extend(search, steps, rows.reshape(len(steps), search.code.size, 2))
                 if checkpoint:
                     write_checkpoint(checkpoint, state, run, keep_going=True)
@@ -97,6 +105,9 @@ def minimise(
             if state.search.furthest == UNSTARTED:
                 raise
             interrupted = True
+        finally:
+            if chunks is not None:
+                chunks.close()
     return _conclude(loop, state, interrupted, compile_seconds, time.perf_counter() - begun)
 
 

@@ -151,9 +151,9 @@ def _run_lanes(
     if n_lanes > 1:
         search = search._replace(code=np.where(held < 0, Code.STALLED, Code.RUNNING).astype(np.int32))
     tolerance = np.asarray(settings.tolerance, search.best_loss.dtype)
-    n_steps, evaluations, log_every = np.int32(STEPS_OF_CHUNK), np.int32(settings.steps + 1), np.int32(STEPS_OF_CHUNK)
+    zero, n_steps, evaluations, log_every = map(np.int32, (0, STEPS_OF_CHUNK, settings.steps + 1, STEPS_OF_CHUNK))
     while (held >= 0).any() and not stop.is_set():
-        search, _ = loop.advance(search, data, np.uint32(0), n_steps, evaluations, log_every, tolerance)
+        search, _ = loop.advance(search, data, {}, zero, zero, n_steps, evaluations, log_every, tolerance)
         running = (np.asarray(search.code) == Code.RUNNING) & (np.asarray(search.step) < evaluations)
         lanes = np.flatnonzero((held >= 0) & ~running)
         if not lanes.size:

@@ -177,6 +177,7 @@ def make_result(
     device: str,
     compile_seconds: float,
     var_names: Sequence[str] | None,
+    stochastic: bool = False,
 ) -> MAPResult:
     """Describe the best of the searches.
 
@@ -189,6 +190,8 @@ def make_result(
     device : str
     compile_seconds : float
     var_names : sequence of str, optional
+    stochastic : bool
+        Whether the loss was random.
 
     Returns
     -------
@@ -208,7 +211,7 @@ def make_result(
         unconstrained=params,
         loss=float(trajectory.loss[best]),
         status=status,
-        message=describe(status, step=step, gradient_norm=norm, stochastic=objective.stochastic),
+        message=describe(status, step=step, gradient_norm=norm, stochastic=stochastic),
         n_steps=step,
         gradient_norm=norm,
         history=History(*(column[reached] for column in history)),

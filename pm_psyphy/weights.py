@@ -1,4 +1,4 @@
-"""A model and one of its dims in; its log density, with a weight for each row along the dim, comes out."""
+"""A model and one of its dims in; its log density, with weights for the rows along the dim, comes out."""
 
 from typing import Any
 
@@ -7,14 +7,16 @@ import pytensor
 
 from pm_psyphy.graph import Tensor
 
-# The name under which an objective holds the weights; no variable of a model can have it, for its space.
-WEIGHTS = "row weights"
+# The names under which an objective holds the weights of rows, and that of all else; no variable can have them, for
+# their space.
+WEIGHTS, REST = "row weights", "weight of the rest"
 
 
 def write_weighted_log_density(model: Any, dim: str, *, jacobian: bool) -> Tensor:
     """Return the log density in which each row's log likelihood is multiplied by its weight.
 
     The weights are a shared vector, named `WEIGHTS`, all 1. A weight of 0 leaves a row out, one of 2 counts it twice.
+    What is not a row, such as the prior, is multiplied by a shared scalar, named `REST`, also 1.
 
     Parameters
     ----------
@@ -28,6 +30,7 @@ def write_weighted_log_density(model: Any, dim: str, *, jacobian: bool) -> Tenso
     """
     axes, length = find_rows(model, dim)
     weights: Any = pytensor.shared(np.ones(length, pytensor.config.floatX), name=WEIGHTS)
+    rest: Any = pytensor.shared(np.asarray(1, pytensor.config.floatX), name=REST)
     terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
     total: Any = 0.0
     for term, graph in zip(terms, model.logp(vars=terms, jacobian=jacobian, sum=False), strict=True):
@@ -36,7 +39,9 @@ def write_weighted_log_density(model: Any, dim: str, *, jacobian: bool) -> Tenso
             if axis >= graph.ndim:
                 raise ValueError(f"{term.name!r} has one log likelihood for all of {dim!r}, not one for each row.")
             graph = graph * weights.dimshuffle(*(0 if i == axis else "x" for i in range(graph.ndim)))
-        total += graph.sum()
+            total += graph.sum()
+        else:
+            total += rest * graph.sum()
     return total
 
 

@@ -144,12 +144,13 @@ def render(outcomes: dict[str, Outcome]) -> str:
     agreeing = sum(outcome.agrees for outcome in outcomes.values())
     counts = Counter(outcome.route.removesuffix("-frozen") for outcome in outcomes.values() if outcome.agrees)
     frozen = sum(outcome.agrees and outcome.route.endswith("-frozen") for outcome in outcomes.values())
+    others = ", ".join(CASES[key].name for key, outcome in outcomes.items() if not outcome.agrees)
     routes = "\n".join(f"- `{route}`: {meaning} ({counts[route]} models)." for route, meaning in ROUTES.items())
     lines = [
         "# Coverage",
         "",
-        f"{agreeing} of {len(outcomes)} small models agree with PyTensor. For each, the loss and all its "
-        "gradients were compared, element by element, with PyTensor's functions run by NumPy, without JAX, at the "
+        f"{agreeing} of {len(outcomes)} small models agree with PyTensor; not so {others}. For each, the loss and all "
+        "its gradients were compared, element by element, with PyTensor's functions run by NumPy, without JAX, at the "
         f"model's initial point and at a random point near it. They agree where |a - b| ≤ {TOLERANCE:.0e} max(1, |b|). "
         "`tests/sweep.py` holds the models, and `tests/test_sweep.py` writes this page.",
         "",

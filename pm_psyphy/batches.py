@@ -1,0 +1,152 @@
+"""An objective and a source of rows in; the objective of a batch, and the batches for its steps, come out."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from pm_psyphy.division import divide, measure_dim
+from pm_psyphy.objective import Objective
+from pm_psyphy.stream import Blocks, Chunk, Rows, run_ahead
+from pm_psyphy.weights import WEIGHTS
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Batches of rows, each with the likelihood of all rows in expectation."""
+
+    objective: Objective
+    """Of one batch, the first rows of the model."""
+    source: Rows | Blocks
+    batch_size: int
+
+    def __str__(self) -> str:
+        return f", batches of {self.batch_size} of {self.source.n_rows} rows"
+
+    def draw(self, seed: int, first_step: int) -> Iterator[tuple[dict[str, Any], int]]:
+        """Yield data for the next steps, (K, ...), and how many steps they are for, from a step on.
+
+        Parameters
+        ----------
+        seed : int
+        first_step : int
+
+        Yields
+        ------
+        arrays : dict of str to jax.Array
+        n_steps : int
+        """
+        return run_ahead(self.source.draw(self.batch_size, seed, first_step), self._place)
+
+    def example(self, seed: int) -> dict[str, Any]:
+        """Return data as `draw` yields them."""
+        return self._place(next(self.source.draw(self.batch_size, seed, 0)))[0]
+
+    def take_first(self, seed: int) -> Objective:
+        """Return the objective of the first batch."""
+        first = {name: stack[0] for name, stack in self.example(seed).items()}
+        return replace(self.objective, data=self.objective.data | first)
+
+    def _place(self, chunk: Chunk) -> tuple[dict[str, Any], int]:
+        dtype = self.objective.data[WEIGHTS].dtype
+        each = self.source.n_rows / np.maximum(chunk.n_real, 1)
+        weights = np.where(np.arange(self.batch_size) < chunk.n_real[:, None], each[:, None], 0).astype(dtype)
+        arrays = {n: np.moveaxis(array, 1, 1 + self.source.axes[n]) for n, array in chunk.arrays.items()}
+        place = self.objective.data[WEIGHTS].sharding
+        return {n: jax.device_put(array, place) for n, array in (arrays | {WEIGHTS: weights}).items()}, chunk.n_steps
+
+
+def make_batches(
+    objective: Objective, batch_size: int, dim: str | None, data: Any = None, total_size: int | None = None
+) -> Batches:
+    """Return batches of rows along a dim.
+
+    Parameters
+    ----------
+    objective : Objective
+        Its data are the rows, or an example of them.
+    batch_size : int
+    dim : str, optional
+        Default: the dim of the observed variables, if they have one.
+    data : mapping of arrays, iterable of mappings, or callable that returns one, optional
+        The rows, by the names of the model's data.
+    total_size : int, optional
+        How many rows an iterable has.
+
+    Returns
+    -------
+    Batches
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the rows are not the model's, depend on each other, or are of unknown number.
+    """
+    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size!r}. Pass a whole number of at least 1.")
+    if objective.stochastic:
+        raise ValueError(
+            "The model draws minibatches itself. Take pm.Minibatch out of it, or batch_size out of the call."
+        )
+    dim = dim or _find_dim(objective.model)
+    divided, axes = divide(objective, dim)
+    axes = {name: axis for name, axis in axes.items() if name != WEIGHTS}
+    dtypes = {name: divided.data[name].dtype for name in axes}
+    source = _read_source(divided, axes, dtypes, data, total_size)
+    batch_size = min(int(batch_size), source.n_rows)
+    size = measure_dim(divided, dim, batch_size)
+    kept = {name: value for name, value in divided.data.items() if name not in axes and name != WEIGHTS}
+    weights = np.ones(batch_size, divided.data[WEIGHTS].dtype)
+    return Batches(replace(divided, data=jax.device_put(kept | size | {WEIGHTS: weights})), source, batch_size)
+
+
+def _find_dim(model: Any) -> str:
+    dims = {d for rv in model.observed_RVs for d in model.named_vars_to_dims.get(rv.name) or () if d}
+    if len(dims) != 1:
+        raise ValueError(
+            f"The observed variables have {', '.join(sorted(dims)) or 'no'} dims. Say by batch_dim along which of them "
+            "batches are taken, or declare it: pm.Normal(..., observed=..., dims='trial')."
+        )
+    return dims.pop()
+
+
+def _read_source(objective: Objective, axes, dtypes, data: Any, total_size: int | None) -> Rows | Blocks:
+    if data is None:
+        return Rows({name: np.asarray(objective.data[name]) for name in axes}, axes, dtypes)
+    if isinstance(data, Mapping):
+        _check_arrays(objective, axes, data)
+        return Rows({name: data[name] for name in axes}, axes, dtypes)
+    if not callable(data) and not isinstance(data, Iterable):
+        raise TypeError(
+            f"data is a {type(data).__name__}. Pass arrays by name, or an iterable of blocks of rows: dicts of arrays."
+        )
+    if not isinstance(total_size, int | np.integer) or total_size < 1:
+        raise ValueError(
+            f"total_size is {total_size!r}. Say how many rows the blocks have in all: the likelihood of a batch is "
+            "scaled by it."
+        )
+    blocks: Callable[[], Iterable] = data if callable(data) else lambda: data
+    return Blocks(blocks, int(total_size), axes, dtypes)
+
+
+def _check_arrays(objective: Objective, axes: Mapping[str, int], data: Mapping[str, Any]) -> None:
+    missing, unknown = axes.keys() - data.keys(), data.keys() - axes.keys()
+    if missing or unknown:
+        which = "lack" if missing else "have, beside those with rows,"
+        raise ValueError(
+            f"The data {which} {', '.join(sorted(missing or unknown))}. Give all that has rows: {', '.join(axes)}."
+        )
+    lengths = {name: data[name].shape[axis] for name, axis in axes.items()}
+    if len(set(lengths.values())) > 1 or 0 in lengths.values():
+        raise ValueError(f"The rows are {lengths}. Give each array as many, and at least one.")
+    for name, axis in axes.items():
+        ours, theirs = list(np.shape(objective.data[name])), list(data[name].shape)
+        ours[axis] = theirs[axis] if len(ours) == len(theirs) else -1
+        if ours != theirs:
+            expected = np.shape(objective.data[name])
+            raise ValueError(
+                f"{name!r} was given with shape {tuple(theirs)}, the model has {expected}. Only the number of rows may "
+                "differ."
+            )

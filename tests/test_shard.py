@@ -1,0 +1,75 @@
+"""Rows on eight devices of one host, in a process that has them: the same answer as on one device."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pymc as pm
+import pytest
+
+import pm_psyphy as psy
+
+SCRIPT = """
+import json
+import numpy as np
+import pymc as pm
+import pm_psyphy as psy
+from pm_psyphy.shard import shard_objective
+
+rng = np.random.default_rng(0)
+found = {}
+for n in (16, 301):
+    place, beside = rng.uniform(-0.7, 0.7, (n, 2)), rng.uniform(-0.7, 0.7, (n, 2))
+    with pm.Model() as model:
+        field = psy.WishartProcess("W", input_dim=2, basis_degree=1, extra_dims=0)
+        stimuli = pm.Data("reference", place, dims=("trial", "k")), pm.Data("comparison", beside, dims=("trial", "k"))
+        psy.Oddity("correct", field, *stimuli, observed=rng.integers(0, 2, n), dims="trial")
+    alone = psy.find_map(model, progressbar=False)
+    settings = {"starts": 3, "random_seed": 1} if n == 16 else {}
+    together = psy.find_map(model, shard="trial", progressbar=False, **settings)
+    again = shard_objective(alone.objective, "trial")
+    ours, theirs = again.value_and_grad(alone.objective.start), alone.objective.value_and_grad(alone.objective.start)
+    found[n] = {
+        "devices": len(again.data["reference"].sharding.device_set),
+        "rows of a device": again.data["reference"].addressable_shards[0].data.shape[0],
+        "loss": abs(float(ours[0] - theirs[0])) / abs(float(theirs[0])),
+        "gradient": max(float(np.abs(ours[1][k] - theirs[1][k]).max()) for k in theirs[1]),
+        "fit": abs(together.loss - alone.loss) / abs(alone.loss),
+        "status": str(together.status),
+    }
+print(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize("n", [16, 301])
+def test_eight_devices_agree_with_one(found, n):
+    assert found[str(n)]["devices"] == 8
+    assert found[str(n)]["rows of a device"] == -(-n // 8)
+    assert found[str(n)]["loss"] < 1e-12
+    assert found[str(n)]["gradient"] < 1e-9
+    assert found[str(n)]["fit"] < 1e-9
+    assert found[str(n)]["status"] == "converged"
+
+
+def test_one_device_is_a_special_case():
+    with pm.Model() as model:
+        pm.Normal("y", pm.Normal("mu", 0, 3), 1, observed=np.arange(5.0), dims="trial")
+    alone, sharded = psy.find_map(model), psy.find_map(model, shard="trial")
+    np.testing.assert_allclose(sharded["mu"], alone["mu"], rtol=1e-9)
+
+
+def test_rows_that_are_no_rows_are_an_error():
+    with pm.Model() as model:
+        pm.Normal("y", pm.Normal("mu", 0, 3), 1, observed=np.arange(5.0), dims="trial")
+    with pytest.raises(ValueError, match="No observed variable has the dim 'place'"):
+        psy.find_map(model, shard="place")
