@@ -19,6 +19,7 @@ from importlib.metadata import version
 
 from pm_psyphy.assembly import compile_objective
 from pm_psyphy.bootstrap import Bootstrap, bootstrap
+from pm_psyphy.cache import cache_compilation
 from pm_psyphy.cross_validation import CrossValidation, cross_validate
 from pm_psyphy.draws import Draws
 from pm_psyphy.fit import find_map
@@ -29,6 +30,7 @@ from pm_psyphy.lbfgs import lbfgs
 from pm_psyphy.many import MAPResults, find_maps
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Progress
+from pm_psyphy.processes import join_processes
 from pm_psyphy.psychophysics import (
     Domain,
     Oddity,
@@ -86,6 +88,7 @@ __all__ = [
     "bootstrap",
     "bures_similarity",
     "bures_wasserstein_distance",
+    "cache_compilation",
     "compare_draws",
     "compile_objective",
     "cross_validate",
@@ -93,6 +96,7 @@ __all__ = [
     "find_map",
     "find_maps",
     "goodness_of_fit",
+    "join_processes",
     "just_noticeable_difference",
     "laplace",
     "lbfgs",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import jax
@@ -40,13 +41,13 @@ class Batches:
         """
         return run_ahead(self.source.draw(self.batch_size, seed, first_step), self._place)
 
-    def example(self, seed: int) -> dict[str, Any]:
-        """Return data as `draw` yields them."""
-        return self._place(next(self.source.draw(self.batch_size, seed, 0)))[0]
+    def example(self) -> dict[str, Any]:
+        """Return data of the shapes that `draw` yields."""
+        return self._place(self.source.example(self.batch_size))[0]
 
-    def take_first(self, seed: int) -> Objective:
-        """Return the objective of the first batch."""
-        first = {name: stack[0] for name, stack in self.example(seed).items()}
+    def take_first(self) -> Objective:
+        """Return the objective of some batch."""
+        first = {name: stack[0] for name, stack in self.example().items()}
         return replace(self.objective, data=self.objective.data | first)
 
     def _place(self, chunk: Chunk) -> tuple[dict[str, Any], int]:
@@ -128,7 +129,16 @@ def _read_source(objective: Objective, axes, dtypes, data: Any, total_size: int 
             "scaled by it."
         )
     blocks: Callable[[], Iterable] = data if callable(data) else lambda: data
-    return Blocks(blocks, int(total_size), axes, dtypes)
+    if isinstance(data, Iterator):
+        # It comes only once, so what was seen of it is put back.
+        first = next(data, None)
+        once = iter([chain([first], data)])
+        blocks = lambda: next(once, ())  # noqa: E731
+    else:
+        first = next(iter(blocks()), None)
+    if first is None:
+        raise ValueError("The iterable of blocks of rows is empty. Give one that has rows.")
+    return Blocks(blocks, first, int(total_size), axes, dtypes)
 
 
 def _check_arrays(objective: Objective, axes: Mapping[str, int], data: Mapping[str, Any]) -> None:

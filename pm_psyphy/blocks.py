@@ -53,7 +53,8 @@ def _block_program(program: Program, axes: Mapping[str, int], n_rows: int, size:
             def add(i, total: Any):
                 return jax.tree.map(jnp.add, total, take(i))
 
-            return jax.lax.fori_loop(1, n_blocks, add, take(0))
+            nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(take, 0))
+            return jax.lax.fori_loop(0, n_blocks, add, nothing)
 
         return compute
 

@@ -63,7 +63,8 @@ def describe_run(objective: Objective, search: Search, label: str) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for name, array in sorted(objective.data.items()):
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
-        digest.update(np.ascontiguousarray(array).data)
+        for part in [shard.data for shard in array.addressable_shards] if isinstance(array, jax.Array) else [array]:
+            digest.update(np.ascontiguousarray(part).data)
     parameters = ", ".join(f"{name}{list(np.shape(v))}" for name, v in sorted(objective.start.items()))
     leaves = [f"{np.asarray(leaf).dtype}{list(np.shape(leaf))}" for leaf in jax.tree.leaves(search)]
     return json.dumps(

@@ -7,6 +7,7 @@ import xarray as xr
 from arviz_base import dict_to_dataset
 from pymc.backends.arviz import coords_and_dims_for_inferencedata
 
+from pm_psyphy.assembly import find_observed
 from pm_psyphy.graph import lift
 
 if TYPE_CHECKING:
@@ -70,8 +71,11 @@ def _collect_data(objective: "Objective") -> tuple[dict[str, Any], dict[str, Any
     model = objective.model
     variables = {rv.name: model.rvs_to_values[rv] for rv in model.observed_RVs}
     variables |= {v.name: v for v in model.data_vars if v.name not in variables}
-    found = {}
+    held = find_observed(objective)
+    found = {name: np.asarray(objective.data[ours]) for name, ours in held.items()}
     for name, variable in variables.items():
+        if name in found:
+            continue
         graph = lift(model, [variable])
         if len(graph.data) == 1 and graph.outputs[0] in graph.data.values():
             found[name] = np.asarray(next(iter(objective.values_of(graph).values())))

@@ -102,13 +102,18 @@ def _check_rows(objective: Objective, dim: str, axes: Mapping[str, int]) -> None
     n = min(len(objective.data[WEIGHTS]), ROWS_TRIED)
     half = max(n // 2, 1)
 
+    # The start may be a point at which data have no effect, as a slope of 0.
+    rng = np.random.default_rng(0)
+    params = [
+        (start + 0.3 * rng.normal(size=np.shape(start))).astype(start.dtype)
+        for start in (objective.start[p.name] for p in graph.parameters)
+    ]
+
     def find_loss(n: int) -> float:
         own = take_rows(objective, axes, dim, slice(n))
         own[WEIGHTS] = (np.arange(n) < half).astype(own[WEIGHTS].dtype)
         data = objective.data | own
-        loss = evaluate(
-            *(objective.start[p.name] for p in graph.parameters), *(np.asarray(data[n]) for n in graph.data)
-        )
+        loss = evaluate(*params, *(np.asarray(data[name]) for name in graph.data))
         return float(loss[0])
 
     try:

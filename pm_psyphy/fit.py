@@ -106,7 +106,8 @@ def find_map(
     total_size : int, optional
         How many rows an iterable has.
     shard : str, optional
-        Lay the rows along this dim over all devices, each of which computes its own.
+        Lay the rows along this dim over all devices, each of which computes its own; over those of all processes that
+        have called `join_processes`, each of which has rows of its own.
 
     Returns
     -------
@@ -184,7 +185,7 @@ def find_map(
         trajectory = search(move(objective, chosen))
     if not np.isfinite(trajectory.loss).any():
         start = {name: stack[0] for name, stack in points.items()}
-        raise ValueError(explain_at(batches.take_first(draws_seed) if batches else objective, start))
+        raise ValueError(explain_at(batches.take_first() if batches else objective, start))
     fit = make_result(
         objective,
         trajectory,

@@ -68,7 +68,9 @@ def check_model(model: pm.model.core.BaseModel) -> None:
         )
 
 
-def lift(model: pm.model.core.BaseModel, outputs: Sequence[Tensor], *, freeze: str = "nothing") -> LiftedGraph:
+def lift(
+    model: pm.model.core.BaseModel, outputs: Sequence[Tensor], *, freeze: str = "nothing", n_rows: int | None = None
+) -> LiftedGraph:
     """Replace everything that holds data by graph inputs.
 
     Parameters
@@ -79,6 +81,8 @@ def lift(model: pm.model.core.BaseModel, outputs: Sequence[Tensor], *, freeze: s
     freeze : {"nothing", "shapes", "integers", "everything"}
         What stays a constant: scalars and masks, which may decide a shape; all integers; all data. JAX needs
         to know shapes when it compiles.
+    n_rows : int, optional
+        Arrays with axes of this length are lifted however small they are, and may have another length there.
 
     Returns
     -------
@@ -99,10 +103,10 @@ def lift(model: pm.model.core.BaseModel, outputs: Sequence[Tensor], *, freeze: s
             replacements[source] = source.type.constant_type(source.type, _read(source), name=source.name)
             frozen[_unused_name(source.name, frozen)] = source
         elif isinstance(source, SharedVariable) or (
-            _is_liftable(source, is_observed=id(source) in observed) and not _is_frozen(source, freeze)
+            _is_liftable(source, is_observed=id(source) in observed, n_rows=n_rows) and not _is_frozen(source, freeze)
         ):
             name = _unused_name(observed.get(id(source), source.name), data)
-            replacements[source] = source.type(name=name)
+            replacements[source] = _loosen(source.type, n_rows)(name=name)
             data[name], sources[name] = replacements[source], source
     if replacements:
         outputs = clone_replace(list(outputs), replace=replacements, rebuild_strict=False)
@@ -139,11 +143,19 @@ def _read(source: Tensor) -> np.ndarray:
     return value.filled(np.nan) if isinstance(value, np.ma.MaskedArray) else value
 
 
-def _is_liftable(source: Tensor, *, is_observed: bool) -> bool:
+def _loosen(kind: Any, n_rows: int | None) -> Any:
+    """Return a type that leaves the lengths open which are that of the rows."""
+    if n_rows is None or n_rows not in getattr(kind, "shape", ()):
+        return kind
+    return TensorType(kind.dtype, shape=tuple(None if n == n_rows else n for n in kind.shape))
+
+
+def _is_liftable(source: Tensor, *, is_observed: bool, n_rows: int | None) -> bool:
     # Boolean constants are masks: what they index has a shape that JAX must know when it compiles.
     if not isinstance(source, Constant) or not isinstance(source.type, TensorType) or source.type.dtype == "bool":
         return False
-    return is_observed or np.size(source.data) > LARGEST_CONSTANT
+    has_rows = n_rows is not None and n_rows > 1 and n_rows in np.shape(source.data)
+    return is_observed or has_rows or np.size(source.data) > LARGEST_CONSTANT
 
 
 def _is_frozen(source: Tensor, freeze: str) -> bool:

@@ -23,6 +23,8 @@ HISTORY_ROWS = 16384
 CHUNK_SECONDS = 0.25
 # Steps of the first chunk, while nobody knows yet what a step costs.
 FIRST_CHUNK = 16
+# Steps of each chunk where several processes search together.
+STEPS_TOGETHER = 64
 # The step of a search that has not begun.
 UNSTARTED = np.int32(-1)
 # Loops kept compiled for one model.
@@ -313,6 +315,9 @@ def run_chunks(
 
 def _pace(loop: Loop) -> int:
     """Return how many steps the next chunk takes, from what a step took in the last one."""
+    if jax.process_count() > 1:
+        # Clocks differ, and all must stop at the same step.
+        return STEPS_TOGETHER
     if not loop.seconds_per_step:
         return FIRST_CHUNK
     return max(1, int(CHUNK_SECONDS / max(loop.seconds_per_step[0], 1e-9)))

@@ -253,7 +253,7 @@ def find_maps(
     --------
     >>> import numpy as np, pymc as pm
     >>> import pm_psyphy as psy
-    >>> with pm.Model() as model:
+    >>> with pm.Model(coords={"trial": range(2)}) as model:
     ...     mu = pm.Normal("mu", 0, 10)
     ...     y = pm.Normal("y", mu, 1, observed=np.zeros(2), dims="trial")
     >>> fits = psy.find_maps(model, {"ann": {"y": [1.0, 2.0]}, "bob": {"y": [4.0, 5.0, 6.0]}}, dim="observer")

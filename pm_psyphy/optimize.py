@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -14,6 +15,7 @@ from pm_psyphy.batches import Batches
 from pm_psyphy.checkpoint import Checkpoint, describe_run, read_checkpoint, write_checkpoint
 from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop, run_chunks
 from pm_psyphy.objective import Objective
+from pm_psyphy.processes import follow_first, is_first
 from pm_psyphy.progress import ProgressLine
 from pm_psyphy.status import Status
 
@@ -84,8 +86,8 @@ def minimise(
     Trajectory
     """
     interrupted = False
-    with ProgressLine(label) if progressbar else nullcontext() as line:
-        example = None if batches is None else batches.example(seed)
+    with ProgressLine(label) if progressbar and is_first() else nullcontext() as line:
+        example = None if batches is None else batches.example()
         loop, search, compile_seconds = get_loop(
             objective.program, transformation, starts, objective.data, stream=example
         )
@@ -96,15 +98,20 @@ def minimise(
         try:
             for search, steps, rows in run_chunks(loop, state.search, objective.data, state.seed, settings, chunks):
                 state = state.extend(search, steps, rows.reshape(len(steps), search.code.size, 2))
-                if checkpoint:
+                if checkpoint and is_first():
                     write_checkpoint(checkpoint, state, run, keep_going=True)
-                if _report(loop, search, line, callback):
+                if _is_due(search, settings) and _report(loop, search, line, callback):
                     interrupted = True
                     break
         except KeyboardInterrupt:
             if state.search.furthest == UNSTARTED:
                 raise
             interrupted = True
+        except jax.errors.JaxRuntimeError as error:
+            if jax.process_count() == 1:
+                raise
+            then = f", from {str(checkpoint)!r}" if checkpoint else "; with `checkpoint` it goes on where it was"
+            raise RuntimeError(f"A process of this fit is gone: start all of them again{then}. ({error})") from error
         finally:
             if chunks is not None:
                 chunks.close()
@@ -113,12 +120,25 @@ def minimise(
 
 def _begin(search: Search, seed: int, settings: Settings, checkpoint: str | Path | None, run: str) -> Checkpoint:
     """Return the state from the checkpoint, or a new one, written at once so that a bad path is found now."""
-    state = read_checkpoint(checkpoint, search, run) if checkpoint else None
+    state = read_checkpoint(checkpoint, search, run) if checkpoint and is_first() else None
     if state is None:
         state = Checkpoint(search, seed, np.zeros(0, int), np.zeros((0, search.code.size, 2)))
-        if checkpoint:
+        if checkpoint and is_first():
             write_checkpoint(checkpoint, state, run)
+    if checkpoint:
+        length = int(follow_first(np.int64(len(state.logged_steps))))
+        room = state._replace(logged_steps=np.zeros(length, int), logged=np.zeros((length, search.code.size, 2)))
+        state = follow_first(state if is_first() else room)
+        state = state._replace(seed=int(state.seed))
     return state._replace(search=_reopen(state.search, settings.tolerance))
+
+
+def _is_due(search: Search, settings: Settings) -> bool:
+    """Return whether the search has ended or is at a step that a callback wants to see, if one does."""
+    step, every = search.furthest - 1, settings.chunk_steps
+    return (
+        not every or step % every == 0 or step == settings.steps or not (np.asarray(search.code) == Code.RUNNING).any()
+    )
 
 
 def _report(loop: Loop, search: Search, line: ProgressLine | None, callback: Callable[[Progress], Any] | None) -> bool:
@@ -128,7 +148,7 @@ def _report(loop: Loop, search: Search, line: ProgressLine | None, callback: Cal
     progress = _summarise(loop, search)
     if line is not None:
         line.show(progress.step, progress.loss, progress.gradient_norm)
-    return callback is not None and bool(callback(progress))
+    return callback is not None and bool(follow_first(np.int32(bool(callback(progress)))))
 
 
 def _conclude(

@@ -113,7 +113,8 @@ def minimise_each(
 def _choose_lanes(objective: Objective, n: int) -> tuple[int, int]:
     """Return how many searches a loop takes at once, and how many loops run side by side."""
     size = sum(array.size for array in objective.data.values())
-    if any(device.platform != "cpu" for array in objective.data.values() for device in array.devices()):
+    placed = [array for array in objective.data.values() if isinstance(array, jax.Array)]
+    if any(device.platform != "cpu" for array in placed for device in array.devices()):
         return min(n, max(1, NUMBERS_OF_ACCELERATOR // max(size, 1))), 1
     n_loops = min(os.cpu_count() or 1, n)
     return (1 if size > NUMBERS_OF_LANE else min(LANES_OF_CPU, -(-n // n_loops))), n_loops

@@ -16,7 +16,7 @@ from pytensor.graph.traversal import ancestors
 
 from pm_psyphy.graph import FREEZING, LiftedGraph, lift, read_data
 from pm_psyphy.linker import OpNotInJAX, name_op, translate
-from pm_psyphy.weights import write_weighted_log_density
+from pm_psyphy.weights import find_rows, write_weighted_log_density
 
 type Params = dict[str, jax.Array]
 type Data = dict[str, jax.Array]
@@ -117,7 +117,8 @@ def build_program(
         write_weighted_log_density(model, weighted_dim, jacobian=jacobian) if weigh else model.logp(jacobian=jacobian)
     )
     errors: dict[str, Exception] = {}
-    for route, graph, freeze in _list_routes(model, -loss, errors):
+    n_rows = find_rows(model, weighted_dim)[1] if weighted_dim is not None else None
+    for route, graph, freeze in _list_routes(model, -loss, errors, n_rows):
         on_host: set[str] | None = set() if route.startswith("callback") else None
         try:
             # Where a node of the gradient was made concerns nobody, and looking takes a sixth of the time.
@@ -172,11 +173,11 @@ def set_precision(model: pm.Model) -> None:
         jax.config.update("jax_enable_x64", True)
 
 
-def _list_routes(model, loss, errors) -> Iterator[tuple[str, LiftedGraph, str]]:
+def _list_routes(model, loss, errors, n_rows: int | None) -> Iterator[tuple[str, LiftedGraph, str]]:
     """Yield routes in the order of preference, leaving out those that cannot help after what went wrong so far."""
     tried = []
     for freeze in FREEZING:
-        graph = lift(model, [loss], freeze=freeze)
+        graph = lift(model, [loss], freeze=freeze, n_rows=n_rows)
         if any(graph.data.keys() == other.data.keys() for _, other in tried):
             continue
         tried.append((freeze, graph))

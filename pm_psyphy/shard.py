@@ -11,6 +11,7 @@ from jax.sharding import PartitionSpec as Spec
 
 from pm_psyphy.division import divide, measure_dim
 from pm_psyphy.objective import Objective
+from pm_psyphy.processes import agree_on_largest, check_same
 from pm_psyphy.program import Program
 from pm_psyphy.weights import REST, WEIGHTS
 
@@ -24,7 +25,8 @@ def shard_objective(objective: Objective, dim: str, platform: str | None = None)
     ----------
     objective : Objective
     dim : str
-        Along the rows. Where their number is no multiple of that of the devices, rows of weight 0 fill them up.
+        Along the rows. Where their number is no multiple of that of the devices, rows of weight 0 fill them up. Of
+        several processes, each has rows of its own.
     platform : {"cpu", "gpu"}, optional
         Default: JAX's own choice.
 
@@ -42,15 +44,17 @@ def shard_objective(objective: Objective, dim: str, platform: str | None = None)
         raise ValueError("The model draws minibatches, which lie on one device. Take pm.Minibatch out of it.")
     divided, axes = divide(objective, dim)
     mesh = Mesh(np.array(jax.devices(platform)), (ROWS,))
-    n_devices, n_rows = mesh.size, len(divided.data[WEIGHTS])
-    per_device = -(-n_rows // n_devices)
+    n_here = len(mesh.local_devices)
+    per_device = agree_on_largest(-(-len(divided.data[WEIGHTS]) // n_here))
+    check_same(objective.start, "start")
+    check_same({name: array for name, array in divided.data.items() if name not in axes and name != dim}, "value of")
     specs = {name: Spec(*[None] * axes[name], ROWS) if name in axes else Spec() for name in divided.data}
     data: dict[str, Any] = {}
     for name, array in (divided.data | measure_dim(divided, dim, per_device)).items():
         host = np.asarray(array)
         if name in axes:
-            host = _fill_up(host, axes[name], per_device * n_devices, zero=name == WEIGHTS)
-        data[name] = jax.device_put(host, NamedSharding(mesh, specs[name]))
+            host = _fill_up(host, axes[name], per_device * n_here, zero=name == WEIGHTS)
+        data[name] = jax.make_array_from_process_local_data(NamedSharding(mesh, specs[name]), host)
     key = "sharded", dim, tuple(mesh.devices.flat)
     program = divided.program.remember(key, lambda: _shard_program(divided.program, mesh, specs))
     return replace(divided, program=program, data=data)

@@ -53,6 +53,13 @@ class Rows:
             found[name] = np.moveaxis(part, axis, 0).astype(self.dtypes[name], copy=False)
         return found
 
+    def example(self, batch_size: int) -> Chunk:
+        """Return a chunk of the shapes that `draw` yields."""
+        return _cut(self.read(0, batch_size), batch_size, self._size(batch_size))
+
+    def _size(self, batch_size: int) -> int:
+        return _count_steps(batch_size * _count_numbers(self.read(0, 1)), self.count_batches(batch_size))
+
     def count_batches(self, batch_size: int) -> int:
         """Return how many batches an epoch has."""
         return -(-self.n_rows // batch_size)
@@ -76,7 +83,7 @@ class Rows:
         block = batch_size * max(1, NUMBERS_OF_WINDOW // (BLOCKS_OF_WINDOW * per_batch))
         of_window = max(1, NUMBERS_OF_WINDOW * batch_size // (per_batch * block))
         n_batches, per_window = self.count_batches(batch_size), of_window * block // batch_size
-        size = _count_steps(per_batch, n_batches)
+        size = self._size(batch_size)
         epoch, step = divmod(first_step, n_batches)
         while True:
             whole, rest = divmod(self.n_rows, block)
@@ -102,9 +109,22 @@ class Blocks:
     """Rows that come in blocks, as a generator reads them from files; batches take them as they come."""
 
     blocks: Callable[[], Iterable[Mapping[str, Any]]]
+    """Called for each epoch."""
+    first: Mapping[str, Any]
+    """The first block, for its shapes."""
     n_rows: int
     axes: Mapping[str, int]
     dtypes: Mapping[str, Any]
+
+    def example(self, batch_size: int) -> Chunk:
+        """Return a chunk of the shapes that `draw` yields."""
+        block = self._convert(self.first)
+        return _cut({name: rows[:batch_size] for name, rows in block.items()}, batch_size, self._size(batch_size))
+
+    def _size(self, batch_size: int) -> int:
+        block = self._convert(self.first)
+        n = len(next(iter(block.values())))
+        return _count_steps(batch_size * _count_numbers(block, n), n // batch_size)
 
     def draw(self, batch_size: int, seed: int, first_step: int) -> Iterator[Chunk]:
         """Yield batches until nothing comes any more; blocks that can be iterated again begin anew.
@@ -121,7 +141,7 @@ class Blocks:
         ------
         Chunk
         """
-        passed, size = 0, 0
+        passed, size = 0, self._size(batch_size)
         while True:
             held: dict[str, np.ndarray] = {}
             for given in chain(self.blocks(), [None]):
@@ -132,7 +152,6 @@ class Blocks:
                     return
                 n_held = len(next(iter(held.values())))
                 n_batches = -(-n_held // batch_size) if given is None else n_held // batch_size
-                size = size or _count_steps(batch_size * _count_numbers(held, n_held), n_batches)
                 first = min(n_batches, first_step - passed)
                 passed += first
                 for begin in range(first, n_batches, size):

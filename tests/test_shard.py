@@ -62,14 +62,14 @@ def test_eight_devices_agree_with_one(found, n):
 
 
 def test_one_device_is_a_special_case():
-    with pm.Model() as model:
+    with pm.Model(coords={"trial": range(5)}) as model:
         pm.Normal("y", pm.Normal("mu", 0, 3), 1, observed=np.arange(5.0), dims="trial")
     alone, sharded = psy.find_map(model), psy.find_map(model, shard="trial")
     np.testing.assert_allclose(sharded["mu"], alone["mu"], rtol=1e-9)
 
 
 def test_rows_that_are_no_rows_are_an_error():
-    with pm.Model() as model:
+    with pm.Model(coords={"trial": range(5)}) as model:
         pm.Normal("y", pm.Normal("mu", 0, 3), 1, observed=np.arange(5.0), dims="trial")
     with pytest.raises(ValueError, match="No observed variable has the dim 'place'"):
         psy.find_map(model, shard="place")
