@@ -1,6 +1,6 @@
 """An objective and a source of rows in; the objective of a batch, and the batches for its steps, come out."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -26,7 +26,7 @@ class Batches:
     def __str__(self) -> str:
         return f", batches of {self.batch_size} of {self.source.n_rows} rows"
 
-    def draw(self, seed: int, first_step: int) -> Iterator[tuple[dict[str, Any], int]]:
+    def draw(self, seed: int, first_step: int) -> Generator[tuple[dict[str, Any], int]]:
         """Yield data for the next steps, (K, ...), and how many steps they are for, from a step on.
 
         Parameters
@@ -128,7 +128,7 @@ def _read_source(objective: Objective, axes, dtypes, data: Any, total_size: int 
             f"total_size is {total_size!r}. Say how many rows the blocks have in all: the likelihood of a batch is "
             "scaled by it."
         )
-    blocks: Callable[[], Iterable] = data if callable(data) else lambda: data
+    blocks: Any = data if callable(data) else lambda: data
     if isinstance(data, Iterator):
         # It comes only once, so what was seen of it is put back.
         first = next(data, None)

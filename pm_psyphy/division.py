@@ -5,6 +5,7 @@ likelihood has a weight, and all that is not a row, such as the prior, has a sha
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,9 @@ from pm_psyphy.weights import WEIGHTS, find_rows
 ROWS_TRIED = 16
 
 
-def divide(objective: Objective, dim: str) -> tuple[Objective, dict[str, int]]:
+def divide(
+    objective: Objective, dim: str, data: Mapping[str, np.ndarray] | None = None
+) -> tuple[Objective, dict[str, int]]:
     """Return an objective with a weight for each row along a dim, and which of its data have rows.
 
     Parameters
@@ -27,6 +30,8 @@ def divide(objective: Objective, dim: str) -> tuple[Objective, dict[str, int]]:
     objective : Objective
     dim : str
         Of observed variables or potentials, and of no parameter.
+    data : dict of ndarray, optional
+        New data, which may have another number of rows, as in `Objective.with_data`.
 
     Returns
     -------
@@ -42,7 +47,10 @@ def divide(objective: Objective, dim: str) -> tuple[Objective, dict[str, int]]:
         each other.
     """
     weighted = change_density(objective, weighted_dim=dim)
-    axes = _find_axes(weighted, dim, count_rows(objective, dim))
+    if data:
+        n_rows = count_rows(replace(weighted, data=weighted.data | dict(data)), dim)
+        weighted = weighted.with_data(**data, **{WEIGHTS: np.ones(n_rows)})
+    axes = _find_axes(weighted, dim, len(weighted.data[WEIGHTS]))
     _check_rows(weighted, dim, axes)
     return weighted, axes
 

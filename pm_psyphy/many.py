@@ -345,7 +345,11 @@ def find_row_dim(model: Any, sets: DataSets) -> str:
 
 def _fill_in(template: Objective, sets: DataSets) -> tuple[Objective, dict[str, np.ndarray]]:
     """Return the objective of the first data set, and stacks of what differs among them."""
-    objective = template.with_data(**{name: stack[0] for name, stack in sets.stacks.items()})
+    first = {name: stack[0] for name, stack in sets.stacks.items()}
+    if sets.row_axes:
+        objective, _ = divide(template, find_row_dim(template.model, sets), first)
+    else:
+        objective = template.with_data(**first)
     stacks = {name: objective.convert(name, stack, stacked=True) for name, stack in sets.stacks.items()}
     if objective.program.remember("checks", list) or objective.program.index_limits.keys() & stacks.keys():
         for i, label in enumerate(sets.labels):
@@ -354,7 +358,6 @@ def _fill_in(template: Objective, sets: DataSets) -> tuple[Objective, dict[str, 
             except Exception as error:
                 raise type(error)(f"Data set {label!r}: {error}") from error
     if sets.row_axes:
-        objective, _ = divide(objective, find_row_dim(objective.model, sets))
         stacks[WEIGHTS] = sets.row_weights.astype(objective.data[WEIGHTS].dtype)
     return objective, stacks
 

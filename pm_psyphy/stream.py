@@ -1,6 +1,6 @@
 """Rows that need not fit into memory in; batches of them, in an order that a seed decides, come out ahead of time."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -169,7 +169,7 @@ class Blocks:
         }
 
 
-def run_ahead(chunks: Iterator[Chunk], place: Callable[[Chunk], Any]) -> Iterator[Any]:
+def run_ahead(chunks: Iterator[Chunk], place: Callable[[Chunk], Any]) -> Generator[Any]:
     """Yield what `place` makes of chunks, while a thread reads and places the next ones.
 
     Parameters
