@@ -66,4 +66,6 @@ def run_block(code: str, namespace: dict[str, Any]) -> str:
         exec(compile(ast.Module(body, []), "<block>", "exec"), namespace)
         value = eval(compile(last, "<block>", "eval"), namespace) if last else None
     shown = printed.getvalue().rstrip()
+    # What draws returns an artist, which says nothing beside the picture.
+    value = None if plt.get_fignums() else value
     return "\n".join(part for part in (shown, "" if value is None else repr(value)) if part)

@@ -69,11 +69,15 @@ class ThresholdContours:
         Parameters
         ----------
         q : float
-            In [0, 1]. A direction in which any draw has no threshold has none.
+            In [0, 1]. Where a draw has no threshold it lies beyond the border: a direction has none if so many draws
+            have none that the quantile does.
         """
         if self.radii.ndim != 3:
             raise ValueError("These contours have no draws. Pass a posterior to threshold_contours for quantiles.")
-        radii = np.quantile(self.radii, q, axis=0)
+        # As large as can be, but not infinite, of which 0 times is no number.
+        beyond = 1e300
+        radii = np.quantile(np.where(np.isnan(self.radii), beyond, self.radii), q, axis=0)
+        radii = np.where(radii < 1e-20 * beyond, radii, np.nan)
         return replace(self, radii=radii, ellipses=fit_ellipses(self.directions, radii))
 
     def restore(self, domain: Domain) -> "ThresholdContours":

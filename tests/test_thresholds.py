@@ -100,6 +100,13 @@ def test_draws_give_a_contour_each(varying):
         alone.quantile(0.5)
 
 
+def test_quantiles_count_a_missing_threshold_as_beyond_the_border():
+    radii = np.array([[[0.1, 0.2]], [[0.3, np.nan]], [[0.2, np.nan]], [[0.4, 0.4]], [[0.5, 0.6]]])
+    contours = psy.ThresholdContours(np.zeros((1, 2)), np.eye(2), radii, np.full((5, 1, 2, 2), np.nan), 2 / 3)
+    np.testing.assert_allclose(contours.quantile(0.5).radii, [[0.3, 0.6]])
+    np.testing.assert_allclose(contours.quantile(0.75).radii, [[0.4, np.nan]])
+
+
 def test_a_fit_is_evaluated_at_its_estimate():
     rng = np.random.default_rng(0)
     x = rng.uniform(-0.5, 0.5, (50, 2))
