@@ -4,7 +4,7 @@ The way of a fit: `compile_objective` turns a `pm.Model` into an `Objective`, th
 gradient as one compiled function of parameters and data (graph, linker, program, objective, assembly). `find_map`
 chooses starts (start), searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop,
 optimize), and describes the best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for
-a loop of your own. `find_maps` fits many data sets in one program (datasets, pool, many).
+a loop of your own. `find_maps` fits many data sets in one program (datasets, pool, many, results).
 
 After the fit, `laplace` turns the estimate into draws of a Gaussian (hessian, orbits, laplace, draws), `bootstrap` into
 estimates of resampled data (weights, refit, bootstrap), `sample` into draws by NUTS (sampling). `cross_validate`
@@ -27,7 +27,7 @@ from pm_psyphy.goodness import Difference, GoodnessOfFit, compare_draws, goodnes
 from pm_psyphy.kernel import MAPState, map_kernel
 from pm_psyphy.laplace import LaplacePosterior, laplace
 from pm_psyphy.lbfgs import lbfgs
-from pm_psyphy.many import MAPResults, find_maps
+from pm_psyphy.many import find_maps
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Progress
 from pm_psyphy.processes import join_processes
@@ -59,6 +59,7 @@ from pm_psyphy.psychophysics import (
     yes_no_log_odds,
 )
 from pm_psyphy.result import MAPResult, load_map
+from pm_psyphy.results import MAPResults
 from pm_psyphy.sampling import sample
 from pm_psyphy.status import Status
 from pm_psyphy.thresholds import ThresholdContours, threshold_contours
