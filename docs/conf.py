@@ -12,7 +12,7 @@ author = "The pm_psyphy developers"
 copyright = author
 version = release = installed_version("pm_psyphy")
 
-extensions = ["myst_parser", "numpydoc", "run_blocks", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
+extensions = ["mathml", "myst_parser", "numpydoc", "run_blocks", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
 extensions += ["sphinx.ext.intersphinx", "sphinx_gallery.gen_gallery"]
 exclude_patterns = ["_build", "oddity_accuracy.md", "gallery/sg_execution_times.rst", "sg_execution_times.rst"]
 myst_enable_extensions = ["deflist", "dollarmath"]
@@ -59,28 +59,15 @@ sphinx_gallery_conf = {
     "min_reported_time": 1e9,
 }
 
-html_theme = "alabaster"
-html_title = f"pm_psyphy {version}"
+html_theme = "furo"
+html_title = "pm_psyphy"
+html_math_renderer = "mathml"
 html_static_path = ["_static"]
-html_sidebars = {"**": ["about.html", "searchbox.html", "navigation.html"]}
+html_css_files = ["custom.css"]
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
 html_theme_options = {
-    "description": "Fit PyMC models by MAP, compiled by JAX",
-    "fixed_sidebar": True,
-    "show_powered_by": False,
-    "page_width": "1180px",
-    "body_max_width": "none",
-    "sidebar_width": "230px",
-    "font_family": "'Source Sans 3', 'Segoe UI', 'Helvetica Neue', Arial, sans-serif",
-    "head_font_family": "'Source Sans 3', 'Segoe UI', 'Helvetica Neue', Arial, sans-serif",
-    "code_font_family": "'JetBrains Mono', Menlo, Consolas, 'DejaVu Sans Mono', monospace",
-    "font_size": "16px",
-    "code_font_size": "0.8em",
-    "link": "#1f5fa8",
-    "link_hover": "#d8762a",
-    "pre_bg": "#f6f8fa",
-    "body_text": "#222222",
-    "sidebar_list": "#444444",
+    "light_css_variables": {"color-brand-primary": "#1f5fa8", "color-brand-content": "#1f5fa8"},
+    "dark_css_variables": {"color-brand-primary": "#7fb2e8", "color-brand-content": "#7fb2e8"},
 }

@@ -1,6 +1,6 @@
 """An objective and a source of rows in; the objective of a batch, and the batches for its steps, come out."""
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -11,7 +11,7 @@ import numpy as np
 from pm_psyphy.division import divide, measure_dim
 from pm_psyphy.objective import Objective
 from pm_psyphy.stream import Blocks, Chunk, Rows, run_ahead
-from pm_psyphy.weights import WEIGHTS
+from pm_psyphy.weights import WEIGHTS, list_row_dims
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,6 +22,9 @@ class Batches:
     """Of one batch, the first rows of the model."""
     source: Rows | Blocks
     batch_size: int
+    dim: str
+    lay: Callable[[str, np.ndarray], jax.Array]
+    """Puts what is called so, (K, ...) for K steps, on the device."""
 
     def __str__(self) -> str:
         return f", batches of {self.batch_size} of {self.source.n_rows} rows"
@@ -55,12 +58,16 @@ class Batches:
         each = self.source.n_rows / np.maximum(chunk.n_real, 1)
         weights = np.where(np.arange(self.batch_size) < chunk.n_real[:, None], each[:, None], 0).astype(dtype)
         arrays = {n: np.moveaxis(array, 1, 1 + self.source.axes[n]) for n, array in chunk.arrays.items()}
-        place = self.objective.data[WEIGHTS].sharding
-        return {n: jax.device_put(array, place) for n, array in (arrays | {WEIGHTS: weights}).items()}, chunk.n_steps
+        return {name: self.lay(name, array) for name, array in (arrays | {WEIGHTS: weights}).items()}, chunk.n_steps
 
 
 def make_batches(
-    objective: Objective, batch_size: int, dim: str | None, data: Any = None, total_size: int | None = None
+    objective: Objective,
+    batch_size: int,
+    dim: str | None,
+    data: Any = None,
+    total_size: int | None = None,
+    device: Any = None,
 ) -> Batches:
     """Return batches of rows along a dim.
 
@@ -75,6 +82,7 @@ def make_batches(
         The rows, by the names of the model's data.
     total_size : int, optional
         How many rows an iterable has.
+    device : jax.Device, optional
 
     Returns
     -------
@@ -97,17 +105,17 @@ def make_batches(
     dtypes = {name: divided.data[name].dtype for name in axes}
     source = _read_source(divided, axes, dtypes, data, total_size)
     batch_size = min(int(batch_size), source.n_rows)
-    size = measure_dim(divided, dim, batch_size)
     kept = {name: value for name, value in divided.data.items() if name not in axes and name != WEIGHTS}
-    weights = np.ones(batch_size, divided.data[WEIGHTS].dtype)
-    return Batches(replace(divided, data=jax.device_put(kept | size | {WEIGHTS: weights})), source, batch_size)
+    own = measure_dim(kept, dim, batch_size) | {WEIGHTS: np.ones(batch_size, divided.data[WEIGHTS].dtype)}
+    placed = replace(divided, data=jax.device_put(kept | own, device))
+    return Batches(placed, source, batch_size, dim, lambda _, array: jax.device_put(array, device))
 
 
 def _find_dim(model: Any) -> str:
-    dims = {d for rv in model.observed_RVs for d in model.named_vars_to_dims.get(rv.name) or () if d}
+    dims = list_row_dims(model)
     if len(dims) != 1:
         raise ValueError(
-            f"The observed variables have {', '.join(sorted(dims)) or 'no'} dims. Say by batch_dim along which of them "
+            f"The observed variables have {', '.join(dims) or 'no'} dims. Say by batch_dim along which of them "
             "batches are taken, or declare it: pm.Normal(..., observed=..., dims='trial')."
         )
     return dims.pop()

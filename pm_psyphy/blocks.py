@@ -1,61 +1,162 @@
-"""An objective in; the same objective, which takes its rows in blocks and so needs less memory, comes out."""
+"""An objective in; the same objective, in blocks of rows if its gradient would take much memory, comes out."""
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from pm_psyphy.device import move
 from pm_psyphy.division import divide, measure_dim
 from pm_psyphy.objective import Objective
-from pm_psyphy.program import Program
-from pm_psyphy.weights import REST, WEIGHTS
+from pm_psyphy.program import Data, Params, Program
+from pm_psyphy.weights import REST, WEIGHTS, list_row_dims
+
+# What a gradient may take beside its data: bytes on a CPU, a share of an accelerator's memory.
+BYTES_OF_CPU, SHARE_OF_ACCELERATOR = 2**28, 0.25
+# So few numbers of data are not looked at.
+FEW_NUMBERS = 50_000
 
 
-def take_in_blocks(objective: Objective, dim: str, n_blocks: int) -> Objective:
-    """Return the objective as a sum over blocks of rows, whose gradients are computed one after the other.
+def spare_memory(objective: Objective, n_at_once: int = 1) -> Objective:
+    """Return the objective, in blocks of rows if its gradients would take more memory than they may.
+
+    Rows are those of the longest of the observed variables' dims along which they do not depend on each other; where
+    there is none, the objective stays as it is.
 
     Parameters
     ----------
     objective : Objective
-    dim : str
-        Along the rows.
-    n_blocks : int
+    n_at_once : int
+        How many gradients are computed at the same time.
 
     Returns
     -------
     Objective
         The same density.
     """
-    divided, axes = divide(objective, dim)
-    n_rows = len(divided.data[WEIGHTS])
-    size = -(-n_rows // n_blocks)
-    data = divided.data | jax.device_put(measure_dim(divided, dim, size), divided.data[WEIGHTS].sharding)
-    key = "blocks", dim, n_rows, size
-    program = divided.program.remember(key, lambda: _block_program(divided.program, axes, n_rows, size))
-    return replace(divided, program=program, data=data)
+    if objective.stochastic or count_numbers(objective) <= FEW_NUMBERS:
+        return objective
+    device, needed = find_place(objective), measure_memory(objective)
+    if n_at_once * needed <= find_budget(device):
+        return objective
+    weighted_dim = objective.program.weighted_dim
+    for dim in list_row_dims(objective.model) if weighted_dim is None else [weighted_dim]:
+        try:
+            divided, axes = divide(objective, dim)
+        except ValueError:
+            continue
+        own = {name: objective.data[name] for name in (WEIGHTS, REST) if name in objective.data}
+        placed = move(replace(divided, data=divided.data | own), device)
+        return take_in_blocks(placed, dim, axes, needed, n_at_once)
+    return objective
 
 
-def _block_program(program: Program, axes: Mapping[str, int], n_rows: int, size: int) -> Program:
-    n_blocks = -(-n_rows // size)
+def take_in_blocks(
+    objective: Objective, dim: str, axes: Mapping[str, int], needed: int, n_at_once: int = 1
+) -> Objective:
+    """Return a divided objective, in blocks of rows if its gradients would take more memory than they may.
+
+    Parameters
+    ----------
+    objective : Objective
+    dim : str
+    axes : dict of str to int
+        As `divide` gives them.
+    needed : int
+        By one gradient, in bytes.
+    n_at_once : int
+
+    Returns
+    -------
+    Objective
+    """
+    device = find_place(objective)
+    budget = find_budget(device)
+    if n_at_once * needed <= budget:
+        return objective
+    # Half of the budget is for the rows of a block, the rest for what does not depend on their number.
+    size = max(1, len(objective.data[WEIGHTS]) * budget // (2 * n_at_once * needed))
+    blocked = replace(objective, program=divide_program(objective.program, dim, axes, size))
+    # What does not depend on the rows is computed anew for each block; where that is most of it, blocks do not help.
+    return blocked if measure_memory(blocked) < 0.75 * needed else objective
+
+
+def find_budget(device: Any) -> int:
+    """Return how many bytes a gradient may take beside its data."""
+    if device.platform == "cpu":
+        return BYTES_OF_CPU
+    return int(SHARE_OF_ACCELERATOR * (device.memory_stats() or {}).get("bytes_limit", 2**33))
+
+
+def count_numbers(objective: Objective) -> int:
+    """Return how many numbers the data are."""
+    return sum(np.size(array) for array in objective.data.values())
+
+
+def find_place(objective: Objective) -> Any:
+    """Return the device on which an objective's data are."""
+    return next(iter(next(iter(objective.data.values())).devices()))
+
+
+def measure_memory(objective: Objective) -> int:
+    """Return how many bytes a gradient takes beside its data, as XLA plans it."""
+    program, data = objective.program, objective.data
+
+    def measure() -> int:
+        compiled = program.jitted_value_and_grad.lower(dict(objective.start), data, None).compile()
+        return int(compiled.memory_analysis().temp_size_in_bytes)
+
+    shapes = tuple((name, np.shape(array)) for name, array in data.items())
+    return program.remember(("memory", shapes, find_place(objective)), measure)
+
+
+def divide_program(program: Program, dim: str, axes: Mapping[str, int], size: int) -> Program:
+    """Return a program as a sum over blocks of rows, whose gradients are computed one after the other.
+
+    Parameters
+    ----------
+    program : Program
+        Of an objective that is divided along `dim`.
+    dim : str
+    axes : dict of str to int
+        The axis along the rows, of each of the data that have one.
+    size : int
+        How many rows a block has.
+
+    Returns
+    -------
+    Program
+    """
 
     def add_up(function):
-        def compute(params, data, key):
-            def take(i):
+        def compute(params: Params, data: Data, key: Any):
+            n_rows = data[WEIGHTS].shape[0]
+            n_blocks = -(-n_rows // size)
+            length = measure_dim(data, dim, size)
+
+            # A derivative of the sum keeps nothing of a block, and computes it again.
+            @partial(jax.checkpoint, prevent_cse=False)
+            def take(params, i):
                 # The last block goes back over rows of the one before, which have a weight of 0 in it.
                 first = jnp.minimum(i * size, n_rows - size)
                 own = {n: jax.lax.dynamic_slice_in_dim(data[n], first, size, axis) for n, axis in axes.items()}
                 fresh = first + jnp.arange(size) >= i * size
                 own[WEIGHTS] = jnp.where(fresh, own[WEIGHTS], 0)
-                return function(params, data | own | {REST: data[REST] / n_blocks}, key)
+                return function(params, data | own | length | {REST: data[REST] / n_blocks}, key)
 
-            def add(i, total: Any):
-                return jax.tree.map(jnp.add, total, take(i))
+            def add(i, total):
+                return jax.tree.map(jnp.add, total, take(params, i))
 
-            nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(take, 0))
+            nothing = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(take, params, 0))
             return jax.lax.fori_loop(0, n_blocks, add, nothing)
 
         return compute
 
-    return replace(program, value=add_up(program.value), value_and_grad=add_up(program.value_and_grad), compiled={})
+    def make() -> Program:
+        return replace(program, value=add_up(program.value), value_and_grad=add_up(program.value_and_grad), compiled={})
+
+    return program.remember(("blocks", dim, tuple(axes.items()), size), make)

@@ -134,7 +134,7 @@ def bootstrap(
     else:
         take = _simulate(fit, n, rng)
     near = approximate(objective, fit.unconstrained)
-    found = refit(objective, near, take, n, tolerance=TOLERANCE, progressbar=progressbar)
+    found = refit(near, take, n, tolerance=TOLERANCE, progressbar=progressbar)
     failed = [i for i, status in enumerate(found.status) if status not in (Status.CONVERGED, Status.STALLED)]
     if failed:
         warnings.warn(

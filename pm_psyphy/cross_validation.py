@@ -182,7 +182,7 @@ def cross_validate(
             failures.append(error)
             warnings.warn(f"No fit at {_say(setting)}: {error}", stacklevel=2)
             continue
-        found = refit(here, near, lambda i: {WEIGHTS: kept[i]}, n_folds, tolerance=TOLERANCE)
+        found = refit(near, lambda i: {WEIGHTS: kept[i]}, n_folds, tolerance=TOLERANCE)
         converged[index] = [status in (Status.CONVERGED, Status.STALLED) for status in found.status]
         if not converged[index].all():
             warnings.warn(f"{np.sum(~converged[index])} folds did not converge at {_say(setting)}.", stacklevel=2)

@@ -46,7 +46,7 @@ def divide(
         If no observed variable has the dim, a parameter has it, it is not clear which data have it, or rows depend on
         each other.
     """
-    weighted = change_density(objective, weighted_dim=dim)
+    weighted = change_density(objective, jacobian=objective.program.jacobian, weighted_dim=dim)
     if data:
         n_rows = count_rows(replace(weighted, data=weighted.data | dict(data)), dim)
         weighted = weighted.with_data(**data, **{WEIGHTS: np.ones(n_rows)})
@@ -70,12 +70,12 @@ def take_rows(objective: Objective, axes: Mapping[str, int], dim: str, rows: Any
     dict of str to ndarray
     """
     taken = {n: np.asarray(objective.data[n])[(slice(None),) * axis + (rows,)] for n, axis in axes.items()}
-    return taken | measure_dim(objective, dim, len(taken[WEIGHTS]))
+    return taken | measure_dim(objective.data, dim, len(taken[WEIGHTS]))
 
 
-def measure_dim(objective: Objective, dim: str, length: int) -> dict[str, np.ndarray]:
-    """Return the length of a dim as the objective holds it, if it does."""
-    return {dim: np.asarray(length, objective.data[dim].dtype)} if dim in objective.data else {}
+def measure_dim(data: Mapping[str, Any], dim: str, length: int) -> dict[str, np.ndarray]:
+    """Return the length of a dim as the data hold it, if they do."""
+    return {dim: np.asarray(length, data[dim].dtype)} if dim in data else {}
 
 
 def _find_axes(objective: Objective, dim: str, n_rows: int) -> dict[str, int]:

@@ -3,7 +3,6 @@
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,14 +13,15 @@ import pymc as pm
 
 from pm_psyphy.assembly import assemble_objective, compile_objective, explain_at, forget_program
 from pm_psyphy.batches import make_batches
+from pm_psyphy.blocks import spare_memory
 from pm_psyphy.device import find_device, move
-from pm_psyphy.loop import Settings
+from pm_psyphy.loop import Settings, get_loop
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Progress, minimise
 from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
 from pm_psyphy.program import check_trace
 from pm_psyphy.result import MAPResult, make_result
-from pm_psyphy.shard import shard_objective
+from pm_psyphy.shard import shard_batches, shard_objective
 from pm_psyphy.start import draw_starts
 from pm_psyphy.status import Status
 
@@ -107,7 +107,7 @@ def find_map(
         How many rows an iterable has.
     shard : str, optional
         Lay the rows along this dim over all devices, each of which computes its own; over those of all processes that
-        have called `join_processes`, each of which has rows of its own.
+        have called `join_processes`, each of which has rows of its own. With `batch_size`, those of each batch.
 
     Returns
     -------
@@ -144,9 +144,9 @@ def find_map(
         else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace)
     )
     _check_names(var_names, objective.model)
-    batches = None
+    chosen, batches = find_device(device), None
     if batch_size is not None:
-        batches = make_batches(objective, batch_size, batch_dim, data, total_size)
+        batches = make_batches(objective, batch_size, batch_dim or shard, data, total_size, chosen)
     elif data is not None or batch_dim is not None or total_size is not None:
         raise ValueError("data, batch_dim and total_size are for minibatches. Pass batch_size, too.")
     stochastic = objective.stochastic or batches is not None
@@ -168,21 +168,18 @@ def find_map(
         callback=callback,
         checkpoint=checkpoint,
     )
-    chosen = find_device(device)
-    if shard is not None and batches is not None:
-        raise ValueError("shard lays all rows over the devices, batch_size takes a few at a time. Pass one of them.")
-    if shard is not None:
-        trajectory = search(shard_objective(objective, shard, device))
-    elif batches is None:
-        trajectory = search(move(objective, chosen))
-    else:
-        batches = replace(batches, objective=move(batches.objective, chosen))
+    if batches is not None:
+        batches = batches if shard is None else shard_batches(batches, shard, device)
         trajectory = search(batches.objective, batches=batches)
+    elif shard is not None:
+        trajectory = search(shard_objective(objective, shard, device))
+    else:
+        trajectory = search(spare_memory(move(objective, chosen), starts))
     if not np.isfinite(trajectory.loss).any() and model is not objective and batches is None:
         # The search saw what the routes were not asked before: let them be tried at this start.
         forget_program(objective)
         objective = compile_objective(objective.model, initvals=initvals)
-        trajectory = search(move(objective, chosen))
+        trajectory = search(spare_memory(move(objective, chosen), starts))
     if not np.isfinite(trajectory.loss).any():
         start = {name: stack[0] for name, stack in points.items()}
         raise ValueError(explain_at(batches.take_first() if batches else objective, start))
@@ -198,6 +195,24 @@ def find_map(
     if fit.status is not Status.CONVERGED and not (stochastic and fit.status is Status.MAX_STEPS):
         warnings.warn(fit.message, stacklevel=2)
     return fit
+
+
+def compile_fit(objective: Objective, *, starts: int, device: str | None, **optimizer: Any) -> None:
+    """Compile what `find_map` runs on an objective.
+
+    Parameters
+    ----------
+    objective : Objective
+    starts : int
+    device : {"cpu", "gpu"}, optional
+    **optimizer
+        `optimizer`, `learning_rate` and `momentum`.
+    """
+    transformation = make_transformation(stochastic=objective.stochastic, **optimizer)
+    placed = spare_memory(move(objective, find_device(device)), starts)
+    points = {name: np.repeat(value[None], starts, axis=0) for name, value in objective.start.items()}
+    get_loop(placed.program, transformation, points, placed.data)
+    objective.constrain(objective.start)
 
 
 def check_settings(*, steps: int, log_every: int, starts: int, tolerance: float | None, init: str | None) -> None:

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from pm_psyphy.assembly import change_density
+from pm_psyphy.blocks import spare_memory
 from pm_psyphy.draws import Draws, over_draws
-from pm_psyphy.hessian import Curvature, measure_curvature
+from pm_psyphy.hessian import DIRECTIONS, Curvature, measure_curvature
 from pm_psyphy.objective import Objective
 from pm_psyphy.orbits import find_orbit
 from pm_psyphy.result import MAPResult, abridge
@@ -195,6 +196,7 @@ def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> G
     -------
     Gaussian
     """
+    objective = spare_memory(objective, DIRECTIONS)
     layout = find_layout(unconstrained)
     vector = np.asarray(layout.join(unconstrained))
     curvature = measure_curvature(objective, layout, vector)

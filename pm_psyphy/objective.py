@@ -1,6 +1,6 @@
 """A Program and data in; an Objective comes out: negative log posterior and gradient as functions of parameters."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -180,6 +180,39 @@ class Objective:
             _check_shapes(rebound, {name: np.shape(array) for name, array in arrays.items()})
         check_data(self.program, self.data | values)
         return rebound
+
+    def compile(
+        self,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        *,
+        optimizer: Any = None,
+        learning_rate: Any = None,
+        momentum: float | None = None,
+        starts: int = 1,
+        device: str | None = None,
+    ) -> None:
+        """Compile what `find_map` runs on data of some shapes, before there are any.
+
+        A fit of the model with these settings compiles nothing then; nor does one in another process, if both have
+        called `cache_compilation` first.
+
+        Parameters
+        ----------
+        shapes : dict of str to tuple of int, optional
+            By the names of the data. Default, also for those that are not named: the shapes of the data it has.
+        optimizer, learning_rate, momentum, starts, device
+            As of `find_map`.
+
+        Raises
+        ------
+        ValueError
+            If a name is unknown, or the shapes do not fit the model.
+        """
+        from pm_psyphy.fit import compile_fit
+
+        arrays = {name: np.resize(np.asarray(self.data.get(name, 0)), shape) for name, shape in (shapes or {}).items()}
+        settings = {"optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum}
+        compile_fit(self.with_data(**arrays), starts=starts, device=device, **settings)
 
     def convert(self, name: str, array: Any, *, stacked: bool = False) -> np.ndarray:
         """Return new data of the model's type, checked; a stack of them has a leading axis more.

@@ -15,6 +15,7 @@ import numpy as np
 import optax
 from rich.progress import Progress
 
+from pm_psyphy.blocks import count_numbers, find_budget, find_place, measure_memory
 from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import name_status
@@ -23,8 +24,6 @@ from pm_psyphy.status import Status
 # The lanes of a loop wait for each other. On a CPU the first few save Python's and XLA's own time at each step; a
 # search of more numbers than the second has a loop for itself.
 LANES_OF_CPU, NUMBERS_OF_LANE = 256, 10_000
-# An accelerator is as fast for many lanes as for one: so many numbers of data may all of them hold.
-NUMBERS_OF_ACCELERATOR = 100_000_000
 # Between two looks at which searches have ended.
 STEPS_OF_CHUNK = 4
 # Of the loops that wait for the same compiled search, one compiles it.
@@ -112,11 +111,11 @@ def minimise_each(
 
 def _choose_lanes(objective: Objective, n: int) -> tuple[int, int]:
     """Return how many searches a loop takes at once, and how many loops run side by side."""
-    size = sum(array.size for array in objective.data.values())
-    placed = [array for array in objective.data.values() if isinstance(array, jax.Array)]
-    if any(device.platform != "cpu" for array in placed for device in array.devices()):
-        return min(n, max(1, NUMBERS_OF_ACCELERATOR // max(size, 1))), 1
-    n_loops = min(os.cpu_count() or 1, n)
+    device = find_place(objective)
+    if device.platform != "cpu":
+        # It is as fast for many lanes as for one, if it has the memory.
+        return min(n, max(1, find_budget(device) // max(measure_memory(objective), 1))), 1
+    size, n_loops = count_numbers(objective), min(os.cpu_count() or 1, n)
     return (1 if size > NUMBERS_OF_LANE else min(LANES_OF_CPU, -(-n // n_loops))), n_loops
 
 

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib import import_module
 from typing import Any
@@ -35,6 +35,10 @@ class Program:
     """Names of the ops that JAX lacks and the host runs."""
     index_limits: dict[str, int]
     """Lengths of the axes that integer data index, as of the latest trace."""
+    jacobian: bool = False
+    """Whether the log Jacobian of the transforms is a part of it."""
+    weighted_dim: str | None = None
+    """Along which each row has a weight."""
     compiled: dict[Any, Any] = field(default_factory=dict)
     """What was compiled from this program since: fits by their settings, the constrained variables."""
 
@@ -123,7 +127,11 @@ def build_program(
         try:
             # Where a node of the gradient was made concerns nobody, and looking takes a sixth of the time.
             with pytensor.config.change_flags(traceback__limit=0):
-                program = _compile_route(route, graph, freeze, on_host, model.check_bounds)
+                program = replace(
+                    _compile_route(route, graph, freeze, on_host, model.check_bounds),
+                    jacobian=jacobian,
+                    weighted_dim=weighted_dim,
+                )
             accept(program, start)
         except Exception as error:
             errors[route] = error

@@ -22,7 +22,6 @@ OPTIMIZER = lbfgs(first_step=np.inf)
 
 
 def refit(
-    objective: Objective,
     near: Gaussian,
     take: Callable[[np.ndarray], dict[str, np.ndarray]],
     n: int,
@@ -34,9 +33,9 @@ def refit(
 
     Parameters
     ----------
-    objective : Objective
     near : Gaussian
-        At its mode each fit begins; in coordinates of its factor, parameters have about the curvature 1.
+        Of the objective to fit. At its mode each fit begins; in coordinates of its factor, parameters have about the
+        curvature 1.
     take : callable
         Given the numbers of B data sets, returns the data that differ among them by name, each (B, ...). They have
         the shapes and types of those of the objective.
@@ -51,7 +50,7 @@ def refit(
         With the model's own parameters.
     """
     layout = find_layout(near.mode)
-    whitened = whiten(objective, layout, near.mode, near.factor)
+    whitened = whiten(near.objective, layout, near.mode, near.factor)
     settings = Settings(STEPS, tolerance / max(1.0, abs(near.loss)), log_every=STEPS)
     starts = {name: np.repeat(origin[None], n, axis=0) for name, origin in whitened.start.items()}
     found = minimise_each(whitened, OPTIMIZER, starts, take, settings, progressbar=progressbar)

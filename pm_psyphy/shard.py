@@ -2,17 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as Spec
 
+from pm_psyphy.batches import Batches
+from pm_psyphy.blocks import FEW_NUMBERS, count_numbers, measure_memory, take_in_blocks
 from pm_psyphy.division import divide, measure_dim
 from pm_psyphy.objective import Objective
 from pm_psyphy.processes import agree_on_largest, check_same
 from pm_psyphy.program import Program
+from pm_psyphy.stream import Rows
 from pm_psyphy.weights import REST, WEIGHTS
 
 ROWS = "rows"
@@ -43,21 +45,82 @@ def shard_objective(objective: Objective, dim: str, platform: str | None = None)
     if objective.stochastic:
         raise ValueError("The model draws minibatches, which lie on one device. Take pm.Minibatch out of it.")
     divided, axes = divide(objective, dim)
-    mesh = Mesh(np.array(jax.devices(platform)), (ROWS,))
+    mesh = _lay_mesh(platform)
     n_here = len(mesh.local_devices)
     per_device = agree_on_largest(-(-len(divided.data[WEIGHTS]) // n_here))
     check_same(objective.start, "start")
     check_same({name: array for name, array in divided.data.items() if name not in axes and name != dim}, "value of")
-    specs = {name: Spec(*[None] * axes[name], ROWS) if name in axes else Spec() for name in divided.data}
-    data: dict[str, Any] = {}
-    for name, array in (divided.data | measure_dim(divided, dim, per_device)).items():
-        host = np.asarray(array)
-        if name in axes:
-            host = _fill_up(host, axes[name], per_device * n_here, zero=name == WEIGHTS)
-        data[name] = jax.make_array_from_process_local_data(NamedSharding(mesh, specs[name]), host)
-    key = "sharded", dim, tuple(mesh.devices.flat)
-    program = divided.program.remember(key, lambda: _shard_program(divided.program, mesh, specs))
-    return replace(divided, program=program, data=data)
+    specs = {name: _spread(axes.get(name)) for name in divided.data}
+    host = {name: np.asarray(array) for name, array in divided.data.items()} | measure_dim(divided.data, dim, per_device)
+    host |= {name: _fill_up(host[name], axis, per_device * n_here, zero=name == WEIGHTS) for name, axis in axes.items()}
+    # What one device has decides whether it takes that in blocks.
+    first = host | {name: host[name][(slice(None),) * axis + (slice(per_device),)] for name, axis in axes.items()}
+    local = replace(divided, data=jax.device_put(first, mesh.local_devices[0]))
+    if count_numbers(local) > FEW_NUMBERS:
+        local = take_in_blocks(local, dim, axes, measure_memory(local))
+    return replace(divided, program=_shard_program(local.program, mesh, specs), data=_lay(host, mesh, specs))
+
+
+def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Batches:
+    """Return the batches with the rows of each on all devices.
+
+    Parameters
+    ----------
+    batches : Batches
+        With this many rows in all processes together, of which each has rows of its own.
+    dim : str
+        Theirs.
+    platform : {"cpu", "gpu"}, optional
+        Default: JAX's own choice.
+
+    Returns
+    -------
+    Batches
+
+    Raises
+    ------
+    ValueError
+        If they are along another dim; or, of several processes, if these have different numbers of batches, or blocks
+        of rows as they come.
+    """
+    if dim != batches.dim:
+        raise ValueError(f"Batches are taken along {batches.dim!r}, and shard is {dim!r}. Pass the same dim for both.")
+    batch_size = -(-batches.batch_size // jax.process_count())
+    if jax.process_count() > 1:
+        if not isinstance(batches.source, Rows):
+            raise ValueError("Each of several processes needs to know its rows. Pass arrays, not an iterable of blocks.")
+        check_same({"epoch": np.int64(batches.source.count_batches(batch_size))}, "number of batches in an")
+    objective, axes, mesh = batches.objective, {**batches.source.axes, WEIGHTS: 0}, _lay_mesh(platform)
+    n_here = len(mesh.local_devices)
+    per_device = agree_on_largest(-(-batch_size // n_here))
+    check_same(objective.start, "start")
+    specs = {name: _spread(axes.get(name)) for name in objective.data | axes}
+    weights = np.ones(per_device * n_here, objective.data[WEIGHTS].dtype)
+    own = measure_dim(objective.data, dim, per_device) | {WEIGHTS: weights}
+    data = _lay({name: np.asarray(array) for name, array in (objective.data | own).items()}, mesh, specs)
+    program = _shard_program(objective.program, mesh, specs)
+
+    def lay(name: str, stack: np.ndarray) -> jax.Array:
+        full = _fill_up(stack, 1 + axes[name], per_device * n_here, zero=name == WEIGHTS)
+        return _lay({name: full}, mesh, {name: Spec(None, *specs[name])})[name]
+
+    return replace(batches, objective=replace(objective, program=program, data=data), batch_size=batch_size, lay=lay)
+
+
+def _lay_mesh(platform: str | None) -> Mesh:
+    return Mesh(np.array(jax.devices(platform)), (ROWS,))
+
+
+def _spread(axis: int | None) -> Spec:
+    """Return how what has rows along an axis is spread over devices; what has none is on each."""
+    return Spec() if axis is None else Spec(*[None] * axis, ROWS)
+
+
+def _lay(arrays: Mapping[str, np.ndarray], mesh: Mesh, specs: Mapping[str, Spec]) -> dict[str, jax.Array]:
+    return {
+        name: jax.make_array_from_process_local_data(NamedSharding(mesh, specs[name]), array)
+        for name, array in arrays.items()
+    }
 
 
 def _fill_up(array: np.ndarray, axis: int, length: int, *, zero: bool) -> np.ndarray:
@@ -75,4 +138,7 @@ def _shard_program(program: Program, mesh: Mesh, specs: Mapping[str, Spec]) -> P
         summed = jax.shard_map(compute, mesh=mesh, in_specs=(Spec(), dict(specs)), out_specs=Spec(), check_vma=False)
         return lambda params, data, key: summed(params, data)
 
-    return replace(program, value=share(program.value), value_and_grad=share(program.value_and_grad), compiled={})
+    def make() -> Program:
+        return replace(program, value=share(program.value), value_and_grad=share(program.value_and_grad), compiled={})
+
+    return program.remember(("sharded", *specs, *mesh.devices.flat), make)

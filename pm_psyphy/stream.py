@@ -49,7 +49,13 @@ class Rows:
         """Return the rows from `start` to `stop`, along the first axis."""
         found = {}
         for name, axis in self.axes.items():
-            part = np.asarray(self.arrays[name][(slice(None),) * axis + (slice(start, stop),)])
+            try:
+                part = np.asarray(self.arrays[name][(slice(None),) * axis + (slice(start, stop),)])
+            except Exception as error:
+                raise OSError(
+                    f"Rows {start} to {stop - 1} of {name!r} cannot be read: {error} With checkpoint=.. a fit goes on "
+                    "where it was, once they can."
+                ) from error
             found[name] = np.moveaxis(part, axis, 0).astype(self.dtypes[name], copy=False)
         return found
 

@@ -198,6 +198,24 @@ def test_an_error_of_the_reader_is_raised(model):
         psy.find_map(model, batch_size=B, data=read, total_size=N, progressbar=False)
 
 
+def test_a_truncated_file_is_named_and_the_fit_goes_on_once_it_is_whole(model, tmp_path, monkeypatch):
+    # Windows of two blocks, so that the file is read during the fit, too.
+    monkeypatch.setattr(stream, "NUMBERS_OF_WINDOW", 60)
+    monkeypatch.setattr(stream, "BLOCKS_OF_WINDOW", 2)
+    monkeypatch.setattr(stream, "NUMBERS_OF_CHUNK", 30)
+    stored = {n: zarr.array(a, chunks=(5, 2)[: a.ndim], store=str(tmp_path / n)) for n, a in {"x": X, "obs": Y}.items()}
+    settings = {"batch_size": B, "data": stored, "steps": 40, "random_seed": 3, "progressbar": False}
+    whole = psy.find_map(model, **settings)
+    (part,) = (path for path in (tmp_path / "obs").rglob("*") if path.is_file() and path.name == "10")
+    held = part.read_bytes()
+    part.write_bytes(held[: len(held) // 2])
+    with pytest.raises(OSError, match="of 'obs' cannot be read: .* With checkpoint="):
+        psy.find_map(model, checkpoint=tmp_path / "state.npz", **settings)
+    part.write_bytes(held)
+    resumed = psy.find_map(model, checkpoint=tmp_path / "state.npz", **settings)
+    np.testing.assert_array_equal(resumed.history.loss, whole.history.loss)
+
+
 def test_division_finds_what_has_rows():
     with pm.Model(coords={"trial": range(200)}) as model:
         x = pm.Data("x", RNG.normal(size=(200, 3)))
@@ -219,7 +237,6 @@ def test_division_finds_what_has_rows():
         ({"batch_size": 5, "data": {"x": X[:, :1], "obs": Y}}, "'x' was given with shape"),
         ({"batch_size": 5, "data": iter([])}, "total_size is None"),
         ({"batch_size": 5, "data": [{"x": X}], "total_size": N}, "A block of rows holds x. It lacks obs"),
-        ({"batch_size": 5, "shard": "trial"}, "Pass one of them"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(model, settings, message):

@@ -40,7 +40,8 @@ fit = psy.find_map(
     model, shard="trial", checkpoint=settings.get("checkpoint"), progressbar=False,
     callback=watch if "dies_at" in settings or "watched" in settings else None, **settings["fit"],
 )
-print(json.dumps({"slope": float(fit["slope"]), "sigma": float(fit["sigma"]), "loss": fit.loss, "steps": fit.n_steps}))
+found = {"slope": float(fit["slope"]), "sigma": float(fit["sigma"]), "loss": fit.loss, "steps": fit.n_steps}
+print(json.dumps(found | {"losses": list(fit.history.loss)}))
 """
 
 RNG = np.random.default_rng(0)
@@ -125,6 +126,25 @@ def test_a_process_that_dies_is_told_and_a_restart_goes_on(data, tmp_path):
         found = json.loads(out.splitlines()[-1])
         assert found["steps"] == whole.n_steps
         np.testing.assert_allclose(found["slope"], float(whole["slope"]), rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_batches_of_two_processes_are_one_batch(data):
+    settings = {"optimizer": "adam", "learning_rate": 0.05, "steps": 50}
+    # Each process has all its rows in each batch, so that both together have all rows.
+    ends = finish(start(2, data, fit=settings | {"batch_size": 300}))
+    with pytest.warns(UserWarning, match="All 50 steps were taken"):
+        whole = fit_alone(**settings)
+    for out, errors, code in ends:
+        assert code == 0, errors
+        np.testing.assert_allclose(json.loads(out.splitlines()[-1])["losses"], whole.history.loss, rtol=1e-9)
+
+
+@pytest.mark.slow
+def test_processes_with_different_numbers_of_batches_are_told(data):
+    for _, errors, code in finish(start(2, data, fit={"batch_size": 196, "steps": 5})):
+        assert code != 0
+        assert "Process 1 has another number of batches in an 'epoch'" in errors
 
 
 @pytest.mark.slow

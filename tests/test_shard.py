@@ -10,6 +10,8 @@ import pymc as pm
 import pytest
 
 import pm_psyphy as psy
+from pm_psyphy import blocks, shard
+from pm_psyphy.blocks import measure_memory
 
 SCRIPT = """
 import json
@@ -39,6 +41,9 @@ for n in (16, 301):
         "fit": abs(together.loss - alone.loss) / abs(alone.loss),
         "status": str(together.status),
     }
+    settings = dict(batch_size=20, optimizer="sgd", learning_rate=1e-4, steps=40, random_seed=1, progressbar=False)
+    batches = [psy.find_map(model, **settings, **own).history.loss for own in ({}, {"shard": "trial"})]
+    found[n]["batches"] = float(np.max(np.abs(batches[1] / batches[0] - 1)))
 print(json.dumps(found))
 """
 
@@ -61,6 +66,11 @@ def test_eight_devices_agree_with_one(found, n):
     assert found[str(n)]["status"] == "converged"
 
 
+@pytest.mark.parametrize("n", [16, 301])
+def test_batches_on_eight_devices_agree_with_those_on_one(found, n):
+    assert found[str(n)]["batches"] < 1e-9
+
+
 def test_one_device_is_a_special_case():
     with pm.Model(coords={"trial": range(5)}) as model:
         pm.Normal("y", pm.Normal("mu", 0, 3), 1, observed=np.arange(5.0), dims="trial")
@@ -73,3 +83,20 @@ def test_rows_that_are_no_rows_are_an_error():
         pm.Normal("y", pm.Normal("mu", 0, 3), 1, observed=np.arange(5.0), dims="trial")
     with pytest.raises(ValueError, match="No observed variable has the dim 'place'"):
         psy.find_map(model, shard="place")
+    with pytest.raises(ValueError, match="Batches are taken along 'trial', and shard is 'place'"):
+        psy.find_map(model, shard="place", batch_size=2, batch_dim="trial")
+
+
+def test_a_device_that_has_many_rows_takes_them_in_blocks(monkeypatch):
+    monkeypatch.setattr(blocks, "BYTES_OF_CPU", 50_000)
+    monkeypatch.setattr(shard, "FEW_NUMBERS", 100)
+    x = np.random.default_rng(0).normal(size=5000)
+    with pm.Model(coords={"trial": range(5000)}) as model:
+        mean = pm.math.tanh(pm.Normal("slope", 0, 3) * pm.Data("x", x, dims="trial"))
+        pm.Normal("y", mean, 1, observed=np.tanh(2 * x), dims="trial")
+    objective = psy.compile_objective(model)
+    sharded = shard.shard_objective(objective, "trial")
+    assert measure_memory(sharded) < 50_000 < measure_memory(objective)
+    (loss, grads), (expected, expected_grads) = (each.value_and_grad({"slope": 1.0}) for each in (sharded, objective))
+    np.testing.assert_allclose(loss, expected, rtol=1e-12)
+    np.testing.assert_allclose(grads["slope"], expected_grads["slope"], rtol=1e-12)
