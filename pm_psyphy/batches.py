@@ -68,6 +68,7 @@ def make_batches(
     data: Any = None,
     total_size: int | None = None,
     device: Any = None,
+    n_processes: int = 1,
 ) -> Batches:
     """Return batches of rows along a dim.
 
@@ -83,6 +84,8 @@ def make_batches(
     total_size : int, optional
         How many rows an iterable has.
     device : jax.Device, optional
+    n_processes : int
+        How many share a batch.
 
     Returns
     -------
@@ -104,7 +107,7 @@ def make_batches(
     axes = {name: axis for name, axis in axes.items() if name != WEIGHTS}
     dtypes = {name: divided.data[name].dtype for name in axes}
     source = _read_source(divided, axes, dtypes, data, total_size)
-    batch_size = min(int(batch_size), source.n_rows)
+    batch_size = min(-(-int(batch_size) // n_processes), source.n_rows)
     kept = {name: value for name, value in divided.data.items() if name not in axes and name != WEIGHTS}
     own = measure_dim(kept, dim, batch_size) | {WEIGHTS: np.ones(batch_size, divided.data[WEIGHTS].dtype)}
     placed = replace(divided, data=jax.device_put(kept | own, device))

@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import optax
 import pymc as pm
@@ -146,7 +147,8 @@ def find_map(
     _check_names(var_names, objective.model)
     chosen, batches = find_device(device), None
     if batch_size is not None:
-        batches = make_batches(objective, batch_size, batch_dim or shard, data, total_size, chosen)
+        n_processes = 1 if shard is None else jax.process_count()
+        batches = make_batches(objective, batch_size, batch_dim or shard, data, total_size, chosen, n_processes)
     elif data is not None or batch_dim is not None or total_size is not None:
         raise ValueError("data, batch_dim and total_size are for minibatches. Pass batch_size, too.")
     stochastic = objective.stochastic or batches is not None

@@ -67,7 +67,7 @@ def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Ba
     Parameters
     ----------
     batches : Batches
-        With this many rows in all processes together, of which each has rows of its own.
+        Of this process's own rows.
     dim : str
         Theirs.
     platform : {"cpu", "gpu"}, optional
@@ -85,14 +85,13 @@ def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Ba
     """
     if dim != batches.dim:
         raise ValueError(f"Batches are taken along {batches.dim!r}, and shard is {dim!r}. Pass the same dim for both.")
-    batch_size = -(-batches.batch_size // jax.process_count())
     if jax.process_count() > 1:
         if not isinstance(batches.source, Rows):
             raise ValueError("Each of several processes needs to know its rows. Pass arrays, not an iterable of blocks.")
-        check_same({"epoch": np.int64(batches.source.count_batches(batch_size))}, "number of batches in an")
+        check_same({"epoch": np.int64(batches.source.count_batches(batches.batch_size))}, "number of batches in an")
     objective, axes, mesh = batches.objective, {**batches.source.axes, WEIGHTS: 0}, _lay_mesh(platform)
     n_here = len(mesh.local_devices)
-    per_device = agree_on_largest(-(-batch_size // n_here))
+    per_device = agree_on_largest(-(-batches.batch_size // n_here))
     check_same(objective.start, "start")
     specs = {name: _spread(axes.get(name)) for name in objective.data | axes}
     weights = np.ones(per_device * n_here, objective.data[WEIGHTS].dtype)
@@ -104,7 +103,7 @@ def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Ba
         full = _fill_up(stack, 1 + axes[name], per_device * n_here, zero=name == WEIGHTS)
         return _lay({name: full}, mesh, {name: Spec(None, *specs[name])})[name]
 
-    return replace(batches, objective=replace(objective, program=program, data=data), batch_size=batch_size, lay=lay)
+    return replace(batches, objective=replace(objective, program=program, data=data), lay=lay)
 
 
 def _lay_mesh(platform: str | None) -> Mesh:

@@ -133,7 +133,7 @@ def test_batches_of_two_processes_are_one_batch(data):
     settings = {"optimizer": "adam", "learning_rate": 0.05, "steps": 50}
     # Each process has all its rows in each batch, so that both together have all rows.
     ends = finish(start(2, data, fit=settings | {"batch_size": 300}))
-    with pytest.warns(UserWarning, match="All 50 steps were taken"):
+    with pytest.warns(UserWarning, match="Not converged after 50 steps"):
         whole = fit_alone(**settings)
     for out, errors, code in ends:
         assert code == 0, errors
