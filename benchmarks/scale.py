@@ -123,13 +123,13 @@ def bench_magnitudes() -> None:
         3,
     )
     report(
-        "64 observers of 216 trials (Barretto-Garcia and others, 2022), each alone: `find_maps`; a loop over `find_map`",
+        "64 observers of 216 trials (Barretto-Garcia and others, 2022), each alone: `find_maps`; a loop",
         f"{times['all'] * 1e3:.1f} ms; {times['loop'] * 1e3:.0f} ms, {times['loop'] / times['all']:.1f} x the time",
     )
     report(
         "the same as one model with a common mean: `find_map`, called again; `pm.find_MAP`",
-        f"{times['pooled'] * 1e3:.1f} ms; {times['pm.find_MAP']:.1f} s, {times['pm.find_MAP'] / times['pooled']:,.0f} x "
-        "the time",
+        f"{times['pooled'] * 1e3:.1f} ms; {times['pm.find_MAP']:.1f} s, "
+        f"{times['pm.find_MAP'] / times['pooled']:,.0f} x the time",
     )
 
 
@@ -162,7 +162,8 @@ def bench_blocks() -> None:
             found = ask("gradient", n, int(blocks))
             report(
                 f"gradient of the exact oddity likelihood, {n:,} trials, {'in blocks' if blocks else 'as a whole'}",
-                f"{found['seconds']:.2f} s; {found['planned']:,.0f} MiB as XLA plans, {found['resident']:,.0f} MiB grown",
+                f"{found['seconds']:.2f} s; {found['planned']:,.0f} MiB as XLA plans, the process grew by "
+                f"{found['resident']:,.0f} MiB",
                 "≤ 256 MiB" + " (missed)" * (found["planned"] > 256) if blocks else "",
             )
 
@@ -199,7 +200,13 @@ def measure_stream(n: int) -> dict[str, float]:
         fit = psy.find_map(model, data=data, steps=n // 100_000, **settings)
         seconds = time.perf_counter() - begun
         done.set()
-    return {"seconds": seconds, "file": size, "peak": peak[0], "slope": float(fit["slope"]), "sigma": float(fit["sigma"])}
+    return {
+        "seconds": seconds,
+        "file": size,
+        "peak": peak[0],
+        "slope": float(fit["slope"]),
+        "sigma": float(fit["sigma"]),
+    }
 
 
 def bench_stream() -> None:
@@ -207,8 +214,8 @@ def bench_stream() -> None:
     for n, one in found.items():
         report(
             f"one epoch over {n:,} rows in mapped files of {one['file']:,.0f} MiB, batches of 100,000, Adam",
-            f"{one['seconds']:.1f} s, {n / one['seconds'] / 1e6:.1f} million rows a second; at most {one['peak']:,.0f} MiB; "
-            f"slope {one['slope']:.3f} (made with 2), sigma {one['sigma']:.3f} (0.5)",
+            f"{one['seconds']:.1f} s, {n / one['seconds'] / 1e6:.1f} million rows a second; at most "
+            f"{one['peak']:,.0f} MiB; slope {one['slope']:.3f} (made with 2), sigma {one['sigma']:.3f} (0.5)",
         )
 
 
@@ -224,7 +231,8 @@ def measure_devices(n_trials: int) -> dict[str, float]:
 
 def bench_devices() -> None:
     seconds = {
-        n: ask("devices", 40_000, XLA_FLAGS=f"--xla_force_host_platform_device_count={n}")["seconds"] for n in (1, 2, 4, 8)
+        n: ask("devices", 40_000, XLA_FLAGS=f"--xla_force_host_platform_device_count={n}")["seconds"]
+        for n in (1, 2, 4, 8)
     }
     report(
         f"gradient of 40,000 oddity trials on 1, 2, 4 and 8 host devices, which share {os.cpu_count()} cores",
@@ -259,8 +267,8 @@ def write() -> None:
     lines = "\n".join(f"| {what} | {found} | {target} |" for what, found, target in rows)
     text = f"""# Benchmarks of scale
 
-Written by `.venv/bin/python benchmarks/scale.py`, all figures from one run: JAX {version("jax")}, PyMC {version("pymc")},
-Python {platform.python_version()}, {os.cpu_count()} cores. [How to](how_to.md) says how each is done.
+Written by `.venv/bin/python benchmarks/scale.py`, all figures from one run: JAX {version("jax")}, PyMC \
+{version("pymc")}, Python {platform.python_version()}, {os.cpu_count()} cores. [How to](how_to.md) says how.
 
 | what | found | target |
 | --- | --- | --- |

@@ -89,6 +89,7 @@ for ax, found, title in zip(axes, (contours, by_laplace), ("60 bootstrap refits"
     plots.plot_contours(found, color="C1", label="median and 90 % band", ax=ax)
     plots.plot_contours(true_contours, color="0.25", linewidths=1, label="truth", ax=ax)
     ax.set(title=title, xlim=(-1, 1), ylim=(-1, 1), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
+    ax.set(xlabel="stimulus dimension 1", ylabel="stimulus dimension 2")
 axes[0].legend(loc="upper center", bbox_to_anchor=(1.05, -0.06), ncols=2)
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "bootstrap_contours.png")

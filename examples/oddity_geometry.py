@@ -60,7 +60,7 @@ for distance, color in ((0, "C0"), (3, "C2")):
     density = np.exp(-(u**2) / 4 - (w - distance) ** 2 / 3)
     rings = axes[0].contour(u, w, density, levels=np.exp([-4.5, -2, -0.5]), colors=color, linewidths=1.2)
     axes[0].text(0, distance, f"{distance} sd", color=color, ha="center", va="center", fontweight="bold")
-axes[0].text(4.5, 2.2, "wrong", color="#a85a1f", ha="center")
+axes[0].text(3.9, 2.2, "wrong", color="#a85a1f", ha="center")
 axes[0].text(0, 6.2, "right", color="0.3", ha="center")
 axes[0].set(xlabel="u: between the references", ylabel="w: from their mean to the comparison", title="The rule")
 axes[1].plot(distances, exact, label="exact")

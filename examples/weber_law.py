@@ -84,6 +84,7 @@ axes[0].set(xlabel="intensity", ylabel="standard deviation, threshold", title="A
 axes[0].legend()
 axes[1].plot(list(results), [held_out for *_, held_out in results.values()], "o-", color="C0")
 axes[1].set(xlabel="degree of the polynomials", ylabel="held-out log likelihood per trial", title="How smooth a field")
+axes[1].set_xticks(list(results))
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "weber_law.png")
 # sphinx_gallery_end_ignore

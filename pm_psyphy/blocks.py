@@ -107,7 +107,8 @@ def measure_memory(objective: Objective) -> int:
     program, data = objective.program, objective.data
 
     def measure() -> int:
-        compiled = program.jitted_value_and_grad.lower(dict(objective.start), data, None).compile()
+        function: Any = program.jitted_value_and_grad
+        compiled = function.lower(dict(objective.start), data, None).compile()
         return int(compiled.memory_analysis().temp_size_in_bytes)
 
     shapes = tuple((name, np.shape(array)) for name, array in data.items())

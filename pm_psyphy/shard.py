@@ -51,7 +51,9 @@ def shard_objective(objective: Objective, dim: str, platform: str | None = None)
     check_same(objective.start, "start")
     check_same({name: array for name, array in divided.data.items() if name not in axes and name != dim}, "value of")
     specs = {name: _spread(axes.get(name)) for name in divided.data}
-    host = {name: np.asarray(array) for name, array in divided.data.items()} | measure_dim(divided.data, dim, per_device)
+    host = {name: np.asarray(array) for name, array in divided.data.items()} | measure_dim(
+        divided.data, dim, per_device
+    )
     host |= {name: _fill_up(host[name], axis, per_device * n_here, zero=name == WEIGHTS) for name, axis in axes.items()}
     # What one device has decides whether it takes that in blocks.
     first = host | {name: host[name][(slice(None),) * axis + (slice(per_device),)] for name, axis in axes.items()}
@@ -87,7 +89,9 @@ def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Ba
         raise ValueError(f"Batches are taken along {batches.dim!r}, and shard is {dim!r}. Pass the same dim for both.")
     if jax.process_count() > 1:
         if not isinstance(batches.source, Rows):
-            raise ValueError("Each of several processes needs to know its rows. Pass arrays, not an iterable of blocks.")
+            raise ValueError(
+                "Each of several processes needs to know its rows. Pass arrays, not an iterable of blocks."
+            )
         check_same({"epoch": np.int64(batches.source.count_batches(batches.batch_size))}, "number of batches in an")
     objective, axes, mesh = batches.objective, {**batches.source.axes, WEIGHTS: 0}, _lay_mesh(platform)
     n_here = len(mesh.local_devices)

@@ -18,6 +18,7 @@ from pytensor.graph.op import Op
 from pytensor.raise_op import CheckAndRaise
 
 import pm_psyphy as psy
+from pm_psyphy.linker import translate
 
 
 def reference_value(model, params):
@@ -292,3 +293,20 @@ def test_what_a_model_asserts_of_its_data_is_checked_when_they_change():
     with pytest.raises(ValueError, match=r"x must be positive\."):
         psy.compile_objective(model)
     assert np.isfinite(objective.with_data(x=2 * np.ones(4)).value(objective.start))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_softplus_is_right_to_the_last_places(dtype):
+    x = pt.vector("x", dtype=dtype)
+    at = np.concatenate([np.linspace(-40, 40, 4001), [0, 1e-9, -80, 1e3, -1e3]]).astype(dtype)
+    (found,) = translate([x], [pt.softplus(x)])(at)
+    expected = np.logaddexp(at.astype(np.longdouble), 0)
+    assert np.asarray(found).dtype == dtype
+    np.testing.assert_allclose(np.asarray(found, np.longdouble), expected, rtol=2 * np.finfo(dtype).eps, atol=1e-300)
+
+
+def test_softplus_is_differentiable_by_jax():
+    x = pt.vector("x")
+    function = translate([x], [pt.softplus(x)])
+    at = np.array([-30.0, -1.0, 0.0, 2.0, 50.0])
+    np.testing.assert_allclose(jax.grad(lambda v: function(v)[0].sum())(at), 1 / (1 + np.exp(-at)), rtol=1e-14)

@@ -115,6 +115,13 @@ def psychometric_log_odds(
     `psychometric`.
     """
     z = _standardise(x, threshold, slope, width, guess_rate, lapse_rate, shape, proportion)
+    if shape == "logistic":
+        # Both probabilities have the denominator 1 + exp(-z), which cancels.
+        missed, guessed = pt.log1p(-as_tensor(lapse_rate)), pt.log1p(-as_tensor(guess_rate))
+        log_odds = z + missed - guessed
+        if not _is_zero(guess_rate):
+            log_odds += pt.softplus(pt.log(as_tensor(guess_rate)) - missed - z)
+        return log_odds if _is_zero(lapse_rate) else log_odds - pt.softplus(pt.log(as_tensor(lapse_rate)) - guessed + z)
     function, room = SHAPES[shape], pt.log1p(-as_tensor(guess_rate) - lapse_rate)
     return _mix(guess_rate, room + function.log_cdf(z)) - _mix(lapse_rate, room + function.log_complement(z))
 
@@ -204,6 +211,8 @@ def _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion) -> tupl
 
 def _mix(rate: Any, log_p: Any) -> Any:
     """Return log(rate + p); a rate of exactly 0 adds nothing."""
-    if isinstance(rate, int | float) and rate == 0:
-        return log_p
-    return pt.logaddexp(pt.log(as_tensor(rate)), log_p)
+    return log_p if _is_zero(rate) else pt.logaddexp(pt.log(as_tensor(rate)), log_p)
+
+
+def _is_zero(rate: Any) -> bool:
+    return isinstance(rate, int | float) and rate == 0
