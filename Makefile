@@ -23,6 +23,7 @@ bench: .venv/ready .venv-peers/ready
 	$(PYTHON) benchmarks/run.py
 	.venv-peers/bin/python benchmarks/observers.py
 	.venv-peers/bin/python benchmarks/uncertainty.py
+	$(PYTHON) benchmarks/scale.py
 	$(PYTHON) benchmarks/calibration.py
 	$(PYTHON) benchmarks/accuracy.py
 
