@@ -97,7 +97,8 @@ print(fit)
 # --------------
 #
 # The same likelihood, and the same maximum by Adam on it. Dynamax takes matrices, so that the parameters of the
-# oscillation are put into them here.
+# oscillation are put into them here. Its filter is for matrices of any size, and factorises one at each step; the one
+# above is written for this model, and divides by a number. That, more than who runs the loop, makes the difference.
 
 ssm = LinearGaussianSSM(2, 1, has_dynamics_bias=False, has_emissions_bias=False)
 
