@@ -159,8 +159,8 @@ def train_by_kernel():
 
 
 # %%
-# Each of the three once to compile, and once for the time. They take the same steps; flax's loop goes through Python for
-# each batch, as its users write it, and the others stay inside one compiled loop.
+# Each of the three once to compile, and once for the time. They take the same steps; flax's loop goes through Python
+# for each batch, as its users write it, and the others stay inside one compiled loop.
 
 trainings = {
     "find_map, pm.Minibatch": lambda: psy.find_map(batch_model, random_seed=1, progressbar=False, **settings),
