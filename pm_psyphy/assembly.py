@@ -116,10 +116,13 @@ def change_density(objective: Objective, *, jacobian: bool = False, weighted_dim
     -------
     Objective
     """
+    # Where the first route did not do, neither may it here.
+    accept = check_trace if objective.route == "pytensor" else check_finite
     found = assemble_objective(
-        objective.model, jacobian=jacobian, initvals=None, accept=check_trace, weighted_dim=weighted_dim
+        objective.model, jacobian=jacobian, initvals=None, accept=accept, weighted_dim=weighted_dim
     )
-    data = objective.values_of(found.program.graph)
+    names = objective.names_in(found.program.graph)
+    data = found.data | {name: objective.data[ours] for name, ours in names.items()}
     if weighted_dim is not None:
         shapes = {WEIGHTS: count_rows(objective, weighted_dim), REST: ()}
         data |= {name: jnp.ones(shape, data[name].dtype) for name, shape in shapes.items()}

@@ -11,7 +11,7 @@ import numpy as np
 from pm_psyphy.division import divide, measure_dim
 from pm_psyphy.objective import Objective
 from pm_psyphy.stream import Blocks, Chunk, Rows, run_ahead
-from pm_psyphy.weights import WEIGHTS, list_row_dims
+from pm_psyphy.weights import WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,10 +115,10 @@ def make_batches(
 
 
 def _find_dim(model: Any) -> str:
-    dims = list_row_dims(model)
+    dims = {d for rv in model.observed_RVs for d in model.named_vars_to_dims.get(rv.name) or () if d}
     if len(dims) != 1:
         raise ValueError(
-            f"The observed variables have {', '.join(dims) or 'no'} dims. Say by batch_dim along which of them "
+            f"The observed variables have {', '.join(sorted(dims)) or 'no'} dims. Say by batch_dim along which of them "
             "batches are taken, or declare it: pm.Normal(..., observed=..., dims='trial')."
         )
     return dims.pop()

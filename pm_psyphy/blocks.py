@@ -9,16 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pm_psyphy.assembly import find_observed
 from pm_psyphy.device import move
 from pm_psyphy.division import divide, measure_dim
 from pm_psyphy.objective import Objective
 from pm_psyphy.program import Data, Params, Program
-from pm_psyphy.weights import REST, WEIGHTS, list_row_dims
+from pm_psyphy.weights import REST, WEIGHTS
 
 # What a gradient may take beside its data: bytes on a CPU, a share of an accelerator's memory.
 BYTES_OF_CPU, SHARE_OF_ACCELERATOR = 2**28, 0.25
-# So few numbers of data are not looked at.
-FEW_NUMBERS = 50_000
+# Numbers of data whose gradients fit in any case: the likelihood of oddity in space takes 800 bytes for each.
+FEW_NUMBERS = 300_000
 
 
 def spare_memory(objective: Objective, n_at_once: int = 1) -> Objective:
@@ -38,27 +39,30 @@ def spare_memory(objective: Objective, n_at_once: int = 1) -> Objective:
     Objective
         The same density.
     """
-    if objective.stochastic or count_numbers(objective) <= FEW_NUMBERS:
+    if objective.stochastic or is_little(objective, n_at_once):
         return objective
-    device, needed = find_place(objective), measure_memory(objective)
-    if n_at_once * needed <= find_budget(device):
+    device = find_place(objective)
+    if n_at_once * measure_memory(objective) <= find_budget(device):
         return objective
-    weighted_dim = objective.program.weighted_dim
-    for dim in list_row_dims(objective.model) if weighted_dim is None else [weighted_dim]:
+    kept_whole = objective.program.remember("dims kept whole", set)
+    for dim in _list_dims(objective):
+        if dim in kept_whole:
+            continue
         try:
             divided, axes = divide(objective, dim)
-        except ValueError:
+        except (ValueError, NotImplementedError):
+            kept_whole.add(dim)
             continue
         own = {name: objective.data[name] for name in (WEIGHTS, REST) if name in objective.data}
         placed = move(replace(divided, data=divided.data | own), device)
-        return take_in_blocks(placed, dim, axes, needed, n_at_once)
+        size = choose_size(placed, dim, axes, n_at_once)
+        if size < len(placed.data[WEIGHTS]):
+            return replace(placed, program=divide_program(placed.program, dim, axes, size))
     return objective
 
 
-def take_in_blocks(
-    objective: Objective, dim: str, axes: Mapping[str, int], needed: int, n_at_once: int = 1
-) -> Objective:
-    """Return a divided objective, in blocks of rows if its gradients would take more memory than they may.
+def choose_size(objective: Objective, dim: str, axes: Mapping[str, int], n_at_once: int = 1) -> int:
+    """Return how many rows of a divided objective a block has; all, if it needs no blocks or they do not help.
 
     Parameters
     ----------
@@ -66,23 +70,39 @@ def take_in_blocks(
     dim : str
     axes : dict of str to int
         As `divide` gives them.
-    needed : int
-        By one gradient, in bytes.
     n_at_once : int
 
     Returns
     -------
-    Objective
+    int
     """
-    device = find_place(objective)
-    budget = find_budget(device)
+    (n_rows,) = np.shape(objective.data[WEIGHTS])
+    if is_little(objective, n_at_once):
+        return n_rows
+    budget, needed = find_budget(find_place(objective)), measure_memory(objective)
     if n_at_once * needed <= budget:
-        return objective
+        return n_rows
     # Half of the budget is for the rows of a block, the rest for what does not depend on their number.
-    size = max(1, len(objective.data[WEIGHTS]) * budget // (2 * n_at_once * needed))
+    size = max(1, n_rows * budget // (2 * n_at_once * needed))
     blocked = replace(objective, program=divide_program(objective.program, dim, axes, size))
     # What does not depend on the rows is computed anew for each block; where that is most of it, blocks do not help.
-    return blocked if measure_memory(blocked) < 0.75 * needed else objective
+    return size if measure_memory(blocked) < 0.75 * needed else n_rows
+
+
+def _list_dims(objective: Objective) -> list[str]:
+    """Return the dims along which rows may be, the longest first."""
+    if objective.program.weighted_dim is not None:
+        return [objective.program.weighted_dim]
+    lengths: dict[str, int] = {}
+    for name, ours in find_observed(objective).items():
+        dims = objective.model.named_vars_to_dims.get(name) or ()
+        lengths |= dict(zip(map(str, dims), np.shape(objective.data[ours]), strict=True)) if dims else {}
+    return sorted(lengths, key=lambda dim: -lengths[dim])
+
+
+def is_little(objective: Objective, n_at_once: int) -> bool:
+    """Return whether the data are so few that their gradients cannot take much memory."""
+    return n_at_once * count_numbers(objective) <= FEW_NUMBERS
 
 
 def find_budget(device: Any) -> int:
@@ -99,7 +119,7 @@ def count_numbers(objective: Objective) -> int:
 
 def find_place(objective: Objective) -> Any:
     """Return the device on which an objective's data are."""
-    return next(iter(next(iter(objective.data.values())).devices()))
+    return next(iter(next(iter(objective.data.values())).sharding.device_set))
 
 
 def measure_memory(objective: Objective) -> int:
@@ -111,7 +131,7 @@ def measure_memory(objective: Objective) -> int:
         compiled = function.lower(dict(objective.start), data, None).compile()
         return int(compiled.memory_analysis().temp_size_in_bytes)
 
-    shapes = tuple((name, np.shape(array)) for name, array in data.items())
+    shapes = tuple((name, np.shape(array)) for name, array in (objective.start | data).items())
     return program.remember(("memory", shapes, find_place(objective)), measure)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from pm_psyphy.loop import Search
 from pm_psyphy.objective import Objective
+from pm_psyphy.weights import REST, WEIGHTS
 
 FORMAT = 2
 
@@ -61,7 +62,8 @@ def describe_run(objective: Objective, search: Search, label: str) -> str:
     str
     """
     digest = hashlib.blake2b(digest_size=16)
-    for name, array in sorted(objective.data.items()):
+    # Weights fill up rows and take them in blocks, which another device may do otherwise.
+    for name, array in sorted((name, a) for name, a in objective.data.items() if name not in (WEIGHTS, REST)):
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         for part in [shard.data for shard in array.addressable_shards] if isinstance(array, jax.Array) else [array]:
             digest.update(np.ascontiguousarray(part).data)

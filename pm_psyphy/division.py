@@ -103,7 +103,7 @@ def _find_axes(objective: Objective, dim: str, n_rows: int) -> dict[str, int]:
 
 def _check_rows(objective: Objective, dim: str, axes: Mapping[str, int]) -> None:
     """Raise if rows with a weight of 0 change the density: if they depend on each other."""
-    if objective.program.compiled.get("rows apart") == dim:
+    if objective.program.compiled.get("rows apart") == (dim, axes):
         return
     graph = objective.program.graph
     evaluate: Any = pytensor.function(graph.inputs, graph.outputs, mode=RUN_ONCE, on_unused_input="ignore")
@@ -136,4 +136,4 @@ def _check_rows(objective: Objective, dim: str, axes: Mapping[str, int]) -> None
             f"Rows of {dim!r} depend on each other: the loss of {half} rows is {alone:.6g}, and {filled:.6g} with "
             f"{n - half} more of weight 0. They cannot be taken apart."
         )
-    objective.program.compiled["rows apart"] = dim
+    objective.program.compiled["rows apart"] = dim, axes

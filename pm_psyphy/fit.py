@@ -20,6 +20,7 @@ from pm_psyphy.loop import Settings, get_loop
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Progress, minimise
 from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
+from pm_psyphy.processes import check_same, follow_first
 from pm_psyphy.program import check_trace
 from pm_psyphy.result import MAPResult, make_result
 from pm_psyphy.shard import shard_batches, shard_objective
@@ -155,8 +156,11 @@ def find_map(
     transformation = make_transformation(
         optimizer, stochastic=stochastic, learning_rate=learning_rate, momentum=momentum
     )
-    points_seed, draws_seed = map(int, np.random.default_rng(random_seed).integers(2**31, size=2))
+    seeds = np.random.default_rng(random_seed).integers(2**31, size=2)
+    points_seed, draws_seed = map(int, seeds if shard is None else follow_first(seeds))
     points = choose_starts(objective, model, starts, init, initvals, points_seed)
+    if shard is not None:
+        check_same(points, "start")
     tolerance = -1.0 if stochastic else choose_tolerance(tolerance, objective)
     settings = Settings(steps, tolerance, log_every, log_every if callback else None)
     search = partial(
@@ -171,13 +175,13 @@ def find_map(
         checkpoint=checkpoint,
     )
     if batches is not None:
-        batches = batches if shard is None else shard_batches(batches, shard, device)
-        trajectory = search(batches.objective, batches=batches)
+        laid = batches if shard is None else shard_batches(batches, shard, device)
+        trajectory = search(laid.objective, batches=laid)
     elif shard is not None:
         trajectory = search(shard_objective(objective, shard, device))
     else:
         trajectory = search(spare_memory(move(objective, chosen), starts))
-    if not np.isfinite(trajectory.loss).any() and model is not objective and batches is None:
+    if not np.isfinite(trajectory.loss).any() and model is not objective and batches is None and shard is None:
         # The search saw what the routes were not asked before: let them be tried at this start.
         forget_program(objective)
         objective = compile_objective(objective.model, initvals=initvals)

@@ -14,6 +14,7 @@ from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import ancestors, graph_inputs
 from pytensor.raise_op import CheckAndRaise
 from pytensor.tensor.random.type import RandomType
+from pytensor.tensor.shape import SpecifyShape
 from pytensor.tensor.type import TensorType
 
 from pm_psyphy.rows import RUN_ONCE
@@ -110,6 +111,8 @@ def lift(
             data[name], sources[name] = replacements[source], source
     if replacements:
         outputs = clone_replace(list(outputs), replace=replacements, rebuild_strict=False)
+    while n_rows is not None and (asserted := _find_asserted(outputs, n_rows)):
+        outputs = clone_replace(list(outputs), replace=asserted, rebuild_strict=False)
     return LiftedGraph(parameters, data, generators, list(outputs), sources, frozen)
 
 
@@ -148,6 +151,15 @@ def _loosen(kind: Any, n_rows: int | None) -> Any:
     if n_rows is None or n_rows not in getattr(kind, "shape", ()):
         return kind
     return TensorType(kind.dtype, shape=tuple(None if n == n_rows else n for n in kind.shape))
+
+
+def _find_asserted(outputs: Sequence[Tensor], n_rows: int) -> dict[Tensor, Tensor]:
+    """Return what PyTensor, which knew how many rows there are, asserts to have so many, and what it is without."""
+    return {
+        variable: variable.owner.inputs[0]
+        for variable in ancestors(outputs)
+        if variable.owner and isinstance(variable.owner.op, SpecifyShape) and n_rows in variable.type.shape
+    }
 
 
 def _is_liftable(source: Tensor, *, is_observed: bool, n_rows: int | None) -> bool:

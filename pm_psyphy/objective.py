@@ -194,7 +194,7 @@ class Objective:
         """Compile what `find_map` runs on data of some shapes, before there are any.
 
         A fit of the model with these settings compiles nothing then; nor does one in another process, if both have
-        called `cache_compilation` first.
+        called `cache_compilation` first. With `batch_size` and `shard` other programs run, which are not compiled here.
 
         Parameters
         ----------

@@ -114,7 +114,8 @@ def _choose_lanes(objective: Objective, n: int) -> tuple[int, int]:
     device = find_place(objective)
     if device.platform != "cpu":
         # It is as fast for many lanes as for one, if it has the memory.
-        return min(n, max(1, find_budget(device) // max(measure_memory(objective), 1))), 1
+        of_lane = measure_memory(objective) + sum(array.nbytes for array in objective.data.values())
+        return min(n, max(1, find_budget(device) // of_lane)), 1
     size, n_loops = count_numbers(objective), min(os.cpu_count() or 1, n)
     return (1 if size > NUMBERS_OF_LANE else min(LANES_OF_CPU, -(-n // n_loops))), n_loops
 

@@ -5,11 +5,11 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding, SingleDeviceSharding
 from jax.sharding import PartitionSpec as Spec
 
 from pm_psyphy.batches import Batches
-from pm_psyphy.blocks import FEW_NUMBERS, count_numbers, measure_memory, take_in_blocks
+from pm_psyphy.blocks import choose_size, divide_program
 from pm_psyphy.division import divide, measure_dim
 from pm_psyphy.objective import Objective
 from pm_psyphy.processes import agree_on_largest, check_same
@@ -48,7 +48,6 @@ def shard_objective(objective: Objective, dim: str, platform: str | None = None)
     mesh = _lay_mesh(platform)
     n_here = len(mesh.local_devices)
     per_device = agree_on_largest(-(-len(divided.data[WEIGHTS]) // n_here))
-    check_same(objective.start, "start")
     check_same({name: array for name, array in divided.data.items() if name not in axes and name != dim}, "value of")
     specs = {name: _spread(axes.get(name)) for name in divided.data}
     host = {name: np.asarray(array) for name, array in divided.data.items()} | measure_dim(
@@ -56,11 +55,19 @@ def shard_objective(objective: Objective, dim: str, platform: str | None = None)
     )
     host |= {name: _fill_up(host[name], axis, per_device * n_here, zero=name == WEIGHTS) for name, axis in axes.items()}
     # What one device has decides whether it takes that in blocks.
-    first = host | {name: host[name][(slice(None),) * axis + (slice(per_device),)] for name, axis in axes.items()}
-    local = replace(divided, data=jax.device_put(first, mesh.local_devices[0]))
-    if count_numbers(local) > FEW_NUMBERS:
-        local = take_in_blocks(local, dim, axes, measure_memory(local))
-    return replace(divided, program=_shard_program(local.program, mesh, specs), data=_lay(host, mesh, specs))
+    place = SingleDeviceSharding(mesh.local_devices[0])
+    local = replace(
+        divided,
+        data={
+            name: jax.ShapeDtypeStruct(
+                _set_length(array.shape, axes.get(name), per_device), array.dtype, sharding=place
+            )
+            for name, array in host.items()
+        },
+    )
+    size = -agree_on_largest(-choose_size(local, dim, axes))
+    program = divided.program if size == per_device else divide_program(divided.program, dim, axes, size)
+    return replace(divided, program=_shard_program(program, mesh, specs), data=_lay(host, mesh, specs))
 
 
 def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Batches:
@@ -92,11 +99,16 @@ def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Ba
             raise ValueError(
                 "Each of several processes needs to know its rows. Pass arrays, not an iterable of blocks."
             )
-        check_same({"epoch": np.int64(batches.source.count_batches(batches.batch_size))}, "number of batches in an")
+        n_batches = batches.source.count_batches(batches.batch_size)
+        fewest, most = -agree_on_largest(-n_batches), agree_on_largest(n_batches)
+        if fewest != most:
+            raise ValueError(
+                f"The rows of one process are {fewest} batches, those of another {most}; here are "
+                f"{batches.source.n_rows} rows, in batches of {batches.batch_size}. Give all processes about as many."
+            )
     objective, axes, mesh = batches.objective, {**batches.source.axes, WEIGHTS: 0}, _lay_mesh(platform)
     n_here = len(mesh.local_devices)
     per_device = agree_on_largest(-(-batches.batch_size // n_here))
-    check_same(objective.start, "start")
     specs = {name: _spread(axes.get(name)) for name in objective.data | axes}
     weights = np.ones(per_device * n_here, objective.data[WEIGHTS].dtype)
     own = measure_dim(objective.data, dim, per_device) | {WEIGHTS: weights}
@@ -108,6 +120,10 @@ def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Ba
         return _lay({name: full}, mesh, {name: Spec(None, *specs[name])})[name]
 
     return replace(batches, objective=replace(objective, program=program, data=data), lay=lay)
+
+
+def _set_length(shape: tuple[int, ...], axis: int | None, length: int) -> tuple[int, ...]:
+    return tuple(length if i == axis else n for i, n in enumerate(shape))
 
 
 def _lay_mesh(platform: str | None) -> Mesh:
@@ -144,4 +160,4 @@ def _shard_program(program: Program, mesh: Mesh, specs: Mapping[str, Spec]) -> P
     def make() -> Program:
         return replace(program, value=share(program.value), value_and_grad=share(program.value_and_grad), compiled={})
 
-    return program.remember(("sharded", *specs, *mesh.devices.flat), make)
+    return program.remember(("sharded", *specs.items(), *mesh.devices.flat), make)

@@ -51,10 +51,10 @@ class Rows:
         for name, axis in self.axes.items():
             try:
                 part = np.asarray(self.arrays[name][(slice(None),) * axis + (slice(start, stop),)])
-            except Exception as error:
+            except (OSError, ValueError, RuntimeError) as error:
                 raise OSError(
-                    f"Rows {start} to {stop - 1} of {name!r} cannot be read: {error} With checkpoint=.. a fit goes on "
-                    "where it was, once they can."
+                    f"Rows {start} to {stop - 1} of {name!r} cannot be read ({error}). Repair or replace the file; "
+                    "with checkpoint=.. the fit goes on where it was."
                 ) from error
             found[name] = np.moveaxis(part, axis, 0).astype(self.dtypes[name], copy=False)
         return found

@@ -79,9 +79,3 @@ def find_rows(model: Any, dim: str) -> tuple[dict[str, int], int]:
             f"Declare it, as in pm.Normal(..., observed=..., dims={dim!r})."
         )
     return axes, int(model.dim_lengths[dim].eval())
-
-
-def list_row_dims(model: Any) -> list[str]:
-    """Return the dims of the observed variables, the longest first."""
-    dims = {d for rv in model.observed_RVs for d in model.named_vars_to_dims.get(rv.name) or () if d}
-    return sorted(dims, key=lambda dim: (-int(model.dim_lengths[dim].eval()), dim))

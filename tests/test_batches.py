@@ -209,7 +209,7 @@ def test_a_truncated_file_is_named_and_the_fit_goes_on_once_it_is_whole(model, t
     (part,) = (path for path in (tmp_path / "obs").rglob("*") if path.is_file() and path.name == "10")
     held = part.read_bytes()
     part.write_bytes(held[: len(held) // 2])
-    with pytest.raises(OSError, match="of 'obs' cannot be read: .* With checkpoint="):
+    with pytest.raises(OSError, match="of 'obs' cannot be read .* with checkpoint="):
         psy.find_map(model, checkpoint=tmp_path / "state.npz", **settings)
     part.write_bytes(held)
     resumed = psy.find_map(model, checkpoint=tmp_path / "state.npz", **settings)

@@ -77,6 +77,8 @@ def test_what_follows_a_fit_is_that_of_all_rows(small_budget, monkeypatch):
         pm.Deterministic("mean", slope * x.sum(axis=1), dims="trial")
         pm.Normal("y", pm.math.tanh(slope * x).sum(axis=1), sigma, observed=COMPARISON[:, 0], dims="trial")
     monkeypatch.setattr(blocks, "BYTES_OF_CPU", 30_000)
+    sizes = []
+    monkeypatch.setattr(blocks, "divide_program", lambda *a: sizes.append(a[-1]) or divide_program(*a))
     fit = psy.find_map(model, progressbar=False)
 
     def follow():
@@ -86,9 +88,12 @@ def test_what_follows_a_fit_is_that_of_all_rows(small_budget, monkeypatch):
         return near, again, held_out
 
     near, again, held_out = follow()
-    assert near.objective.program is not psy.compile_objective(model, jacobian=True).program
+    assert measure_memory(near.objective) < 0.75 * measure_memory(psy.compile_objective(model, jacobian=True))
+    assert len(sizes) >= 4
+    assert max(sizes) < N / 2
     monkeypatch.setattr(blocks, "FEW_NUMBERS", 10**9)
     near_whole, again_whole, held_out_whole = follow()
+    assert near.method == near_whole.method
     np.testing.assert_allclose(near.log_evidence, near_whole.log_evidence, rtol=1e-9)
     np.testing.assert_allclose(near.covariance, near_whole.covariance, rtol=1e-6)
     assert near["mean"].shape == (50, N)
@@ -102,3 +107,29 @@ def test_the_gradient_of_a_million_trials_stays_within_the_budget(objective):
     many = objective.with_data(reference=np.resize(REFERENCE, (n, 2)), comparison=np.resize(COMPARISON, (n, 2)),
         response=np.resize(RESPONSE, n))  # fmt: skip
     assert measure_memory(spare_memory(many)) < blocks.BYTES_OF_CPU < measure_memory(many)
+
+
+def test_stimuli_given_as_arrays_are_cut_too(small_budget):
+    with pm.Model(coords={"trial": range(N)}) as model:
+        scale = pm.HalfNormal("scale", 1)
+        field = psy.WishartProcess("W", input_dim=2, basis_degree=2, extra_dims=0)
+        log_odds = psy.oddity_log_odds(field, REFERENCE, COMPARISON)
+        psy.Response("correct", scale * log_odds, observed=RESPONSE, dims="trial")
+    objective = psy.compile_objective(model, jacobian=True)
+    spared = spare_memory(objective)
+    assert measure_memory(spared) < 0.75 * measure_memory(objective)
+    expected = objective.value_and_grad(objective.start)
+    loss, grads = spared.value_and_grad(objective.start)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-12)
+    for name, grad in expected[1].items():
+        np.testing.assert_allclose(grads[name], grad, rtol=1e-9, atol=1e-9)
+
+
+def test_rows_that_depend_on_each_other_stay_together(small_budget, monkeypatch):
+    monkeypatch.setattr(blocks, "BYTES_OF_CPU", 1000)
+    with pm.Model(coords={"trial": range(200)}) as model:
+        mean = pm.Normal("mean", 0, 1)
+        pm.MvNormal("y", mean * np.ones(200), np.eye(200), observed=np.zeros(200), dims="trial")
+    objective = psy.compile_objective(model)
+    assert measure_memory(objective) > 1000
+    assert spare_memory(objective) is objective

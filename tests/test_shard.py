@@ -95,7 +95,7 @@ def test_rows_that_are_no_rows_are_an_error():
 
 def test_a_device_that_has_many_rows_takes_them_in_blocks(monkeypatch):
     monkeypatch.setattr(blocks, "BYTES_OF_CPU", 50_000)
-    monkeypatch.setattr(shard, "FEW_NUMBERS", 100)
+    monkeypatch.setattr(blocks, "FEW_NUMBERS", 100)
     x = np.random.default_rng(0).normal(size=5000)
     with pm.Model(coords={"trial": range(5000)}) as model:
         mean = pm.math.tanh(pm.Normal("slope", 0, 3) * pm.Data("x", x, dims="trial"))

@@ -232,3 +232,14 @@ def test_a_psychometric_function_is_fitted_as_scipy_fits_it():
 def test_bad_input_is_named(call, message):
     with pm.Model(), pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("guess_rate", [0.0, 0.25])
+@pytest.mark.parametrize("lapse_rate", [0.0, 0.02])
+def test_levels_at_infinity_have_the_rates_as_their_proportions(guess_rate, lapse_rate):
+    x = np.array([-np.inf, -1e4, 1e4, np.inf])
+    for given in (float, pytensor.shared):
+        rates = {"guess_rate": given(guess_rate), "lapse_rate": given(lapse_rate)}
+        log_odds = psy.psychometric_log_odds(x, 0.5, slope=1.0, **rates).eval()
+        expected = [guess_rate, guess_rate, 1 - lapse_rate, 1 - lapse_rate]
+        np.testing.assert_allclose(special.expit(log_odds), expected, atol=1e-100, rtol=1e-12)

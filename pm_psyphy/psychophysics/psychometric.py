@@ -29,6 +29,8 @@ _GUMBEL = _Shape(
     lambda f: pt.log(-pt.log1p(-f)),
     lambda z: pt.exp(z - pt.exp(z)),
 )
+# So many logistic units from the threshold, the probability is that at infinity.
+FARTHEST = 300.0
 SHAPES = {
     "logistic": _Shape(
         lambda z: -pt.softplus(-z),
@@ -117,6 +119,11 @@ def psychometric_log_odds(
     z = _standardise(x, threshold, slope, width, guess_rate, lapse_rate, shape, proportion)
     if shape == "logistic":
         # Both probabilities have the denominator 1 + exp(-z), which cancels.
+        if not _is_zero(guess_rate):
+            # With a rate above 0 nothing changes any more, and infinite levels would cancel below.
+            z = pt.maximum(z, -FARTHEST)
+        if not _is_zero(lapse_rate):
+            z = pt.minimum(z, FARTHEST)
         missed, guessed = pt.log1p(-as_tensor(lapse_rate)), pt.log1p(-as_tensor(guess_rate))
         log_odds = z + missed - guessed
         if not _is_zero(guess_rate):
