@@ -18,7 +18,8 @@ from pm_psyphy.weights import REST, WEIGHTS
 
 # What a gradient may take beside its data: bytes on a CPU, a share of an accelerator's memory.
 BYTES_OF_CPU, SHARE_OF_ACCELERATOR = 2**28, 0.25
-# Numbers of data whose gradients fit in any case: the likelihood of oddity in space takes 800 bytes for each.
+# So few numbers of data are not looked at, which would cost a compilation; the likelihood of oddity in space takes 850
+# bytes for each.
 FEW_NUMBERS = 300_000
 
 
