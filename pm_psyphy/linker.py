@@ -113,7 +113,7 @@ def _find_cheaper(node: Any) -> Callable | None:
 
 
 def _softplus(x):
-    """Return log(1 + exp(x)), to two units in the last place, in a third of the time it takes by a logarithm of XLA's."""
+    """Return log(1 + exp(x)), to two units in the last place, in a third of the time a logarithm of XLA's takes."""
     import jax.numpy as jnp
 
     small = jnp.exp(-jnp.abs(x))
