@@ -1,18 +1,17 @@
 """A PyMC model in; its Objective, compiled once and kept for as long as the model, comes out."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 from pytensor.scalar.basic import Cast
 
+from pm_psyphy.device import check_process
 from pm_psyphy.graph import check_model, read_data
-from pm_psyphy.objective import Objective, check_data
+from pm_psyphy.objective import Coords, Objective, check_data, place
 from pm_psyphy.program import (
     NoRoute,
     NotFinite,
@@ -21,12 +20,14 @@ from pm_psyphy.program import (
     check_finite,
     check_trace,
     explain_no_route,
+    list_variables,
+    read_program_data,
 )
 from pm_psyphy.start import draw_starts, explain_start
 from pm_psyphy.weights import REST, WEIGHTS, find_rows
 
 # Programs hold no model, so a model that is no longer used takes its program with it.
-_PROGRAMS: WeakKeyDictionary[pm.Model, dict[Any, tuple[tuple, dict[str, np.ndarray], Program]]] = WeakKeyDictionary()
+_PROGRAMS: WeakKeyDictionary[pm.Model, dict[Any, Program]] = WeakKeyDictionary()
 
 
 def compile_objective(
@@ -83,22 +84,43 @@ def assemble_objective(
     initvals: Mapping[str, Any] | None,
     accept: Callable,
     weighted_dim: str | None = None,
+    device: Any = None,
 ) -> Objective:
     """Do the work of `compile_objective`; see `build_program` for `accept` and `weighted_dim`."""
+    check_process()
     model = find_model(model)
     check_model(model)
     start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
-    kind = jacobian, weighted_dim
-    program = _find_program(model, kind)
+    held = Held({}, Coords(model.coords), start, device)
+    return _bind(model, held, jacobian=jacobian, weighted_dim=weighted_dim, accept=accept)
+
+
+class Held(NamedTuple):
+    """What an objective has from a model as it is, or was when it was fitted."""
+
+    values: Mapping[Any, Any]
+    """Of shared variables and constants, where it is not their present value."""
+    coords: Coords
+    start: dict[str, np.ndarray]
+    device: Any
+
+
+def _bind(model: pm.Model, held: Held, *, accept: Callable, **kind: Any) -> Objective:
+    """Return the objective of a kind of program, found or built, and of what is held."""
+    program = _find_program(model, held.values, **kind)
     if program is not None:
-        check_data(program, read_data(program.graph.sources))
-        program = _recheck(program, start, accept)
+        objective = _place(model, program, held)
+        check_data(objective)
+        try:
+            accept(program, objective.start, objective.data)
+        except NotFinite:
+            program = None
     if program is None:
-        program = _build_or_explain(model, start, jacobian=jacobian, accept=accept, weighted_dim=weighted_dim)
-        check_data(program, read_data(program.graph.sources))
-        frozen = {name: source.get_value() for name, source in program.graph.frozen.items()}
-        _PROGRAMS.setdefault(model, {})[kind] = (_model_state(model), frozen, program)
-    return Objective(model, program, start, _place(program, read_data(program.graph.sources)))
+        program = _build_or_explain(model, held, accept=accept, **kind)
+        _PROGRAMS.setdefault(model, {})[tuple(kind.values())] = program
+        objective = _place(model, program, held)
+        check_data(objective)
+    return objective
 
 
 def change_density(objective: Objective, *, jacobian: bool = False, weighted_dim: str | None = None) -> Objective:
@@ -115,18 +137,20 @@ def change_density(objective: Objective, *, jacobian: bool = False, weighted_dim
     Returns
     -------
     Objective
+
+    Raises
+    ------
+    ValueError
+        If the model has got or lost variables since.
     """
+    check_process()
+    if not _is_same(objective.program, objective.model):
+        raise ValueError("Variables were added to the model after this fit. Fit it again, and go on from that.")
     # Where the first route did not do, neither may it here.
     accept = check_trace if objective.route == "pytensor" else check_finite
-    found = assemble_objective(
-        objective.model, jacobian=jacobian, initvals=None, accept=accept, weighted_dim=weighted_dim
-    )
-    names = objective.names_in(found.program.graph)
-    data = found.data | {name: objective.data[ours] for name, ours in names.items()}
-    if weighted_dim is not None:
-        shapes = {WEIGHTS: count_rows(objective, weighted_dim), REST: ()}
-        data |= {name: jnp.ones(shape, data[name].dtype) for name, shape in shapes.items()}
-    return replace(found, start=objective.start, data=data)
+    values = {v: value for v, value in objective.values.items() if v.name not in (WEIGHTS, REST)}
+    held = Held(values, objective.coords, objective.start, objective.device)
+    return _bind(objective.model, held, jacobian=jacobian, weighted_dim=weighted_dim, accept=accept)
 
 
 def count_rows(objective: Objective, dim: str) -> int:
@@ -139,9 +163,9 @@ def count_rows(objective: Objective, dim: str) -> int:
 def find_observed(objective: Objective) -> dict[str, str]:
     """Return the observed variables whose values the objective holds, and the names under which it does."""
     model, sources = objective.model, objective.program.graph.sources
-    names = {id(source): name for name, source in sources.items()}
+    names = {source: name for name, source in sources.items()}
     values = {rv.name: _strip_cast(model.rvs_to_values[rv]) for rv in model.observed_RVs}
-    return {name: names[id(value)] for name, value in values.items() if id(value) in names}
+    return {name: names[value] for name, value in values.items() if value in names}
 
 
 def _strip_cast(value: Any) -> Any:
@@ -149,16 +173,6 @@ def _strip_cast(value: Any) -> Any:
     if value.owner is not None and isinstance(getattr(value.owner.op, "scalar_op", None), Cast):
         return value.owner.inputs[0]
     return value
-
-
-def _recheck(program: Program, start: dict[str, np.ndarray], accept: Callable) -> Program | None:
-    """Put a program that was only traced so far to the stricter test, if that is asked."""
-    if accept is check_finite and "finite" not in program.compiled:
-        try:
-            check_finite(program, start)
-        except NotFinite:
-            return None
-    return program
 
 
 def find_model(model: Any) -> pm.Model:
@@ -176,34 +190,36 @@ def forget_program(objective: Objective) -> None:
     _PROGRAMS.pop(objective.model, None)
 
 
-def _model_state(model: pm.Model) -> tuple:
-    return (
-        *model.basic_RVs,
-        *model.rvs_to_values.values(),
-        *model.rvs_to_transforms.values(),
-        *model.potentials,
+def _is_same(program: Program, model: pm.Model) -> bool:
+    present = list_variables(model)
+    return len(present) == len(program.variables) and all(
+        a is b for a, b in zip(present, program.variables, strict=True)
     )
 
 
-def _find_program(model: pm.Model, kind: tuple[bool, str | None]) -> Program | None:
-    """Return the program compiled before, unless the model or data inside the program changed since."""
-    state, frozen, program = _PROGRAMS.get(model, {}).get(kind, ((), {}, None))
-    present = _model_state(model)
-    is_same = len(state) == len(present) and all(a is b for a, b in zip(state, present, strict=True))
-    if program is None or not is_same:
+def _find_program(model: pm.Model, values: Mapping[Any, Any], **kind: Any) -> Program | None:
+    """Return the program compiled before, unless the model or values inside the program changed since."""
+    program = _PROGRAMS.get(model, {}).get(tuple(kind.values()))
+    if program is None or not _is_same(program, model):
         return None
-    unchanged = all(np.array_equal(v, program.graph.frozen[name].get_value()) for name, v in frozen.items())
-    return program if unchanged else None
+    baked = {str(i): source for i, source in enumerate(program.frozen)}
+    present = read_data(baked, values)
+    same = (np.array_equal(present[i], program.frozen[v], equal_nan=_is_float(v)) for i, v in baked.items())
+    return program if all(same) else None
 
 
-def _build_or_explain(model: pm.Model, start: dict[str, np.ndarray], **settings: Any) -> Program:
+def _is_float(variable: Any) -> bool:
+    return str(getattr(variable, "dtype", "")).startswith("float")
+
+
+def _build_or_explain(model: pm.Model, held: Held, **settings: Any) -> Program:
     try:
-        return build_program(model, start, **settings)
+        return build_program(model, held.start, values=held.values, **settings)
     except NoRoute as failure:
         if failure.nonfinite is None:
             raise explain_no_route(model, failure.errors) from failure
-        found = Objective(model, failure.nonfinite.program, start, failure.nonfinite.data)
-        raise ValueError(explain_at(found, start)) from failure
+        found = _place(model, failure.nonfinite.program, held)
+        raise ValueError(explain_at(found, held.start)) from failure
 
 
 def explain_at(objective: Objective, start: dict[str, np.ndarray]) -> str:
@@ -213,10 +229,6 @@ def explain_at(objective: Objective, start: dict[str, np.ndarray]) -> str:
     return explain_start(objective.model, start, objective.data, objective.values_of, loss, grads)
 
 
-def _place(program: Program, arrays: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
-    """Put data where JAX computes, and leave there what has not changed since the last time."""
-    placed = program.compiled.setdefault("placed", {})
-    for name, array in arrays.items():
-        if name not in placed or placed[name][0] is not array:
-            placed[name] = array, jax.device_put(array)
-    return {name: placed[name][1] for name in arrays}
+def _place(model: pm.Model, program: Program, held: Held) -> Objective:
+    data = {name: place(array, held.device) for name, array in read_program_data(program, held.values).items()}
+    return Objective(model, program, held.start, data, held.coords, held.device)

@@ -10,11 +10,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from pm_psyphy.assembly import find_observed
-from pm_psyphy.device import move
+from pm_psyphy.device import find_device, move
 from pm_psyphy.division import divide, measure_dim
 from pm_psyphy.objective import Objective
 from pm_psyphy.program import Data, Params, Program
-from pm_psyphy.weights import REST, WEIGHTS
+from pm_psyphy.weights import REST, WEIGHTS, RowsDepend
 
 # What a gradient may take beside its data: bytes on a CPU, a share of an accelerator's memory.
 BYTES_OF_CPU, SHARE_OF_ACCELERATOR = 2**28, 0.25
@@ -45,14 +45,16 @@ def spare_memory(objective: Objective, n_at_once: int = 1) -> Objective:
     device = find_place(objective)
     if n_at_once * measure_memory(objective) <= find_budget(device):
         return objective
-    kept_whole = objective.program.remember("dims kept whole", set)
+    # What the graph says of a dim, it says of all data.
+    mixed = objective.program.remember("dims whose rows depend on each other", set)
     for dim in _list_dims(objective):
-        if dim in kept_whole:
-            continue
         try:
-            divided, axes = divide(objective, dim)
+            divided, axes = divide(objective, dim) if dim not in mixed else (None, {})
+        except RowsDepend:
+            mixed.add(dim)
         except (ValueError, NotImplementedError):
-            kept_whole.add(dim)
+            divided = None
+        if dim in mixed or divided is None:
             continue
         own = {name: objective.data[name] for name in (WEIGHTS, REST) if name in objective.data}
         placed = move(replace(divided, data=divided.data | own), device)
@@ -119,8 +121,9 @@ def count_numbers(objective: Objective) -> int:
 
 
 def find_place(objective: Objective) -> Any:
-    """Return the device on which an objective's data are."""
-    return next(iter(next(iter(objective.data.values())).sharding.device_set))
+    """Return the device on which an objective is computed."""
+    shardings = (array.sharding for array in objective.data.values())
+    return next((next(iter(s.device_set)) for s in shardings), objective.device or find_device(None))
 
 
 def measure_memory(objective: Objective) -> int:
@@ -133,7 +136,10 @@ def measure_memory(objective: Objective) -> int:
         return int(compiled.memory_analysis().temp_size_in_bytes)
 
     shapes = tuple((name, np.shape(array)) for name, array in (objective.start | data).items())
-    return program.remember(("memory", shapes, find_place(objective)), measure)
+    needed, key = program.compiled.bytes_needed, (shapes, find_place(objective))
+    if key not in needed:
+        needed[key] = measure()
+    return needed[key]
 
 
 def divide_program(program: Program, dim: str, axes: Mapping[str, int], size: int) -> Program:
@@ -179,6 +185,6 @@ def divide_program(program: Program, dim: str, axes: Mapping[str, int], size: in
         return compute
 
     def make() -> Program:
-        return replace(program, value=add_up(program.value), value_and_grad=add_up(program.value_and_grad), compiled={})
+        return program.derive(add_up(program.value), add_up(program.value_and_grad))
 
     return program.remember(("blocks", dim, tuple(axes.items()), size), make)

@@ -1,6 +1,6 @@
 """A fit in; an ArviZ DataTree with the model's dims and coords comes out."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import xarray as xr
@@ -55,8 +55,8 @@ def describe_draws(objective: "Objective", held: dict[str, dict[str, np.ndarray]
     dict of xarray.Dataset
         The groups held, ``observed_data`` and ``constant_data``, but those that are empty.
     """
-    coords, dims = coords_and_dims_for_inferencedata(objective.model)
-    dims: Any = dims
+    _, dims = coords_and_dims_for_inferencedata(objective.model)
+    dims, coords = cast(Any, dims), {dim: np.asarray(labels) for dim, labels in objective.coords.items() if labels}
     observed, constant = _collect_data(objective)
     single = {name: array[0, 0] for arrays in held.values() for name, array in arrays.items()}
     coords = _matching_coords(coords, dims, {**single, **observed, **constant})

@@ -1,11 +1,40 @@
 """A device's name in; the device, or a clear error, comes out, and an objective's data on it."""
 
+import os
 from dataclasses import replace
 from typing import Any
 
 import jax
 
 from pm_psyphy.objective import Objective
+
+# The process in which JAX was first asked for its devices.
+_OWNER: list[int] = []
+
+
+def check_process() -> None:
+    """Raise if JAX cannot compute in this process.
+
+    Raises
+    ------
+    RuntimeError
+        If the process was forked from one that has computed, or the devices that JAX is told to use are not there.
+    """
+    if _OWNER and _OWNER[0] != os.getpid():
+        raise RuntimeError(
+            "This process was forked from one that has computed with JAX already, and would wait for its threads for "
+            "ever. Start processes by multiprocessing.get_context('spawn'), or fit many data sets by find_maps."
+        )
+    if not _OWNER:
+        try:
+            jax.local_devices()
+        except RuntimeError as error:
+            wanted = jax.config.read("jax_platforms")
+            raise RuntimeError(
+                f"JAX finds none of the devices that it is told to use, {wanted!r} ({error}). Unset JAX_PLATFORMS, or "
+                "install pm_psyphy[cuda13] or pm_psyphy[cuda12] for a GPU."
+            ) from error
+        _OWNER.append(os.getpid())
 
 
 def find_device(name: str | None) -> Any:
@@ -25,16 +54,25 @@ def find_device(name: str | None) -> Any:
     ValueError
         If JAX has no such device.
     """
-    if name is None:
-        return jax.config.jax_default_device or jax.local_devices()[0]
+    check_process()
+    chosen = jax.config.jax_default_device if name is None else name
+    if chosen is None:
+        return jax.local_devices()[0]
+    if not isinstance(chosen, str):
+        return chosen
     try:
-        return jax.local_devices(backend=name)[0]
+        return jax.local_devices(backend=chosen)[0]
     except RuntimeError as error:
         found = ", ".join(sorted({d.platform for d in jax.local_devices()}))
         raise ValueError(
-            f"JAX has no device {name!r} here; it has {found}. "
+            f"JAX has no device {chosen!r} here; it has {found}. "
             "Install pm_psyphy[cuda13] or pm_psyphy[cuda12] for a GPU, or leave `device` out."
         ) from error
+
+
+def count_cores() -> int:
+    """Return how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def move(objective: Objective, device: Any) -> Objective:
@@ -49,10 +87,6 @@ def move(objective: Objective, device: Any) -> Objective:
     -------
     Objective
     """
-    if all(array.devices() == {device} for array in objective.data.values()):
+    if objective.device == device:
         return objective
-    placed = objective.program.compiled.setdefault("moved", {})
-    for name, array in objective.data.items():
-        if placed.get((name, device), (None,))[0] is not array:
-            placed[name, device] = array, jax.device_put(array, device)
-    return replace(objective, data={name: placed[name, device][1] for name in objective.data})
+    return replace(objective, data={n: jax.device_put(a, device) for n, a in objective.data.items()}, device=device)

@@ -1,7 +1,7 @@
 """Unconstrained draws in; the user's variables, any expression of them and a DataTree come out."""
 
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -73,9 +73,25 @@ class Draws(Mapping[str, np.ndarray]):
     @cached_property
     def values_by_name(self) -> dict[str, np.ndarray]:
         """Free variables and deterministics, each (S, ...)."""
-        function, graph = self.objective.find_constrain()
-        run = self.objective.program.remember(("draws", function), lambda: over_draws(function))
-        return {name: np.asarray(values) for name, values in self._run(run, graph).items()}
+        names = self.objective.list_names()
+        found = self.objective.find_constrain(names)
+        run = self.objective.program.remember(("draws", found.function), lambda: over_draws(found.function))
+        values = {name: np.asarray(values) for name, values in self._run(run, found.graph).items()}
+        on_host = dict(zip(found.on_host, self._compute_on_host(found.on_host), strict=True))
+        return {name: (values | on_host)[name] for name in names}
+
+    def _compute_on_host(self, names: Sequence[str]) -> list[np.ndarray]:
+        """Compute what JAX cannot, draw by draw; where shapes differ among draws, as arrays of objects."""
+        if not names:
+            return []
+        columns: list[list[np.ndarray]] = [[] for _ in names]
+        for i in range(self.n_draws):
+            own = {name: stack[i] for name, stack in self.own.items()}
+            objective = replace(self.objective, data=self.objective.data | own)
+            point = {name: stack[i] for name, stack in self.unconstrained.items()}
+            for column, value in zip(columns, objective.evaluate(point, names), strict=True):
+                column.append(value)
+        return [_stack_ragged(column) for column in columns]
 
     def __getitem__(self, name: str) -> np.ndarray:
         try:
@@ -167,7 +183,7 @@ class Draws(Mapping[str, np.ndarray]):
         program = self.objective.program
 
         def compile_graph():
-            graph = lift(self.objective.model, write(), freeze=program.freeze)
+            graph = lift(self.objective.model, write(), freeze=program.freeze, values=program.frozen)
             if graph.generators:
                 raise ValueError(
                     "The expression draws random numbers, which are not of the draws. "
@@ -192,6 +208,14 @@ class Draws(Mapping[str, np.ndarray]):
 
     def _split(self, array: np.ndarray) -> np.ndarray:
         return np.asarray(array).reshape(self.n_chains, -1, *array.shape[1:])
+
+
+def _stack_ragged(arrays: list[np.ndarray]) -> np.ndarray:
+    if len({array.shape for array in arrays}) == 1:
+        return np.stack(arrays)
+    stack = np.empty(len(arrays), object)
+    stack[:] = arrays
+    return stack
 
 
 def over_draws(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -27,6 +27,9 @@ from pm_psyphy.shard import shard_batches, shard_objective
 from pm_psyphy.start import draw_starts
 from pm_psyphy.status import Status
 
+# In nats: far below what an estimate of a posterior's mode can be asked for.
+TOLERANCE = 1e-8
+
 
 def find_map(
     model: pm.Model | Objective | None = None,
@@ -70,8 +73,8 @@ def find_map(
     steps : int
         The most steps to take. A step evaluates loss and gradient once, for L-BFGS too.
     tolerance : float, optional
-        Converged where the largest absolute derivative is at most ``tolerance * max(1, |loss|)``. Default: the square
-        root of the machine precision, 1.5e-8 for float64 and 3.5e-4 for float32.
+        Converged where a further step promises to lower the loss, a negative log posterior, by at most so much, or by
+        no more than it is rounded. Default: 1e-8.
     log_every : int
         Steps between two entries of the history, and between two calls of `callback`.
     initvals : dict, optional
@@ -140,13 +143,13 @@ def find_map(
     """
     begun = time.perf_counter()
     check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
+    chosen, batches = find_device(device), None
     objective = (
-        model
+        move(model, chosen)
         if isinstance(model, Objective)
-        else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace)
+        else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace, device=chosen)
     )
     _check_names(var_names, objective.model)
-    chosen, batches = find_device(device), None
     if batch_size is not None:
         n_processes = 1 if shard is None else jax.process_count()
         batches = make_batches(objective, batch_size, batch_dim or shard, data, total_size, chosen, n_processes)
@@ -161,7 +164,7 @@ def find_map(
     points = choose_starts(objective, model, starts, init, initvals, points_seed)
     if shard is not None:
         check_same(points, "start")
-    tolerance = -1.0 if stochastic else choose_tolerance(tolerance, objective)
+    tolerance = -1.0 if stochastic else TOLERANCE if tolerance is None else tolerance
     settings = Settings(steps, tolerance, log_every, log_every if callback else None)
     search = partial(
         minimise,
@@ -180,12 +183,12 @@ def find_map(
     elif shard is not None:
         trajectory = search(shard_objective(objective, shard, device))
     else:
-        trajectory = search(spare_memory(move(objective, chosen), starts))
-    if not np.isfinite(trajectory.loss).any() and model is not objective and batches is None and shard is None:
+        trajectory = search(spare_memory(objective, starts))
+    if not np.isfinite(trajectory.loss).any() and not isinstance(model, Objective) and batches is None and shard is None:
         # The search saw what the routes were not asked before: let them be tried at this start.
         forget_program(objective)
-        objective = compile_objective(objective.model, initvals=initvals)
-        trajectory = search(spare_memory(move(objective, chosen), starts))
+        objective = move(compile_objective(objective.model, initvals=initvals), chosen)
+        trajectory = search(spare_memory(objective, starts))
     if not np.isfinite(trajectory.loss).any():
         start = {name: stack[0] for name, stack in points.items()}
         raise ValueError(explain_at(batches.take_first() if batches else objective, start))
@@ -241,13 +244,9 @@ def _check_names(var_names: Sequence[str] | None, model: pm.Model) -> None:
 
 def choose_starts(objective, model, starts, init, initvals, seed) -> dict[str, np.ndarray]:
     """Return the starts of a fit, each (B, ...); `model` is what the user gave."""
-    if starts == 1 and init is None and (initvals is None or model is not objective):
+    if starts == 1 and init is None and (initvals is None or not isinstance(model, Objective)):
         return {name: value[None] for name, value in objective.start.items()}
     init = init or ("jitter" if starts > 1 else None)
-    return draw_starts(objective.model, n=starts, init=init, initvals=initvals, random_seed=seed)
-
-
-def choose_tolerance(tolerance: float | None, objective: Objective) -> float:
-    """Return the tolerance of a fit."""
-    dtype = np.result_type(*objective.start.values())
-    return float(np.sqrt(np.finfo(dtype).eps)) if tolerance is None else tolerance
+    return draw_starts(
+        objective.model, n=starts, init=init, initvals=initvals, random_seed=seed, data=objective.values
+    )

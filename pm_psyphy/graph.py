@@ -1,6 +1,6 @@
 """A PyMC model in; its negative log posterior as a PyTensor graph, with the data lifted out of it, comes out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,11 @@ import pymc as pm
 import pytensor
 from pymc.logprob.utils import CheckParameterValue
 from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import Constant
+from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import ancestors, graph_inputs
 from pytensor.raise_op import CheckAndRaise
+from pytensor.sparse.type import SparseTensorType
 from pytensor.tensor.random.type import RandomType
 from pytensor.tensor.shape import SpecifyShape
 from pytensor.tensor.type import TensorType
@@ -24,6 +25,9 @@ type Tensor = Any
 
 # Constants above this size are lifted into arguments, so that XLA neither folds nor stores them.
 LARGEST_CONSTANT = 64
+
+# With this begin the names of what an objective holds beside the model's own data.
+OWN = "\0"
 
 # What a second attempt keeps inside the program, each level on top of the one before.
 FREEZING = ("nothing", "shapes", "integers", "everything")
@@ -39,8 +43,8 @@ class LiftedGraph:
     outputs: list[Tensor]
     sources: dict[str, Tensor]
     """The shared variable or constant that holds the value of each entry of `data`."""
-    frozen: dict[str, SharedVariable]
-    """Shared variables whose present value is part of the graph."""
+    baked: list[tuple[Tensor, np.ndarray]]
+    """Shared variables and arrays whose value is part of the graph, and a copy of that value."""
 
     @property
     def inputs(self) -> list[Tensor]:
@@ -62,15 +66,19 @@ def check_model(model: pm.model.core.BaseModel) -> None:
             f"Discrete free variables have no gradient: {', '.join(discrete)}. Marginalise them out of the model "
             "(pymc_extras.marginalize), or give them `observed` values."
         )
-    if not model.observed_RVs and not model.potentials:
-        raise ValueError(
-            "The model has no observed variable and no potential, so its posterior is its prior. "
-            "Give a variable `observed=...`, or add a pm.Potential."
-        )
+    reserved = [name for name in model.named_vars if name.startswith(OWN)]
+    if reserved:
+        raise ValueError(f"{reserved[0]!r} begins with a NUL character. Give the variable another name.")
 
 
 def lift(
-    model: pm.model.core.BaseModel, outputs: Sequence[Tensor], *, freeze: str = "nothing", n_rows: int | None = None
+    model: pm.model.core.BaseModel,
+    outputs: Sequence[Tensor],
+    *,
+    freeze: str = "nothing",
+    values: Mapping[Tensor, Any] | None = None,
+    rows: Mapping[Tensor, int] | None = None,
+    extra: Iterable[SharedVariable] = (),
 ) -> LiftedGraph:
     """Replace everything that holds data by graph inputs.
 
@@ -82,38 +90,81 @@ def lift(
     freeze : {"nothing", "shapes", "integers", "everything"}
         What stays a constant: scalars and masks, which may decide a shape; all integers; all data. JAX needs
         to know shapes when it compiles.
-    n_rows : int, optional
-        Arrays with axes of this length are lifted however small they are, and may have another length there.
+    values : dict of Tensor to ndarray, optional
+        Of shared variables that stay constants, where it is not their present value.
+    rows : dict of Tensor to int, optional
+        Shared variables and constants with rows, and the axis along which these are. They are lifted however small
+        they are, and may have another length there.
+    extra : iterable of SharedVariable
+        They are lifted too, whether the graphs need them or not.
 
     Returns
     -------
     LiftedGraph
     """
-    observed = {id(value): rv.name for rv, value in model.rvs_to_values.items() if isinstance(value, Constant)}
-    parameters = list(model.value_vars)
+    values, rows = values or {}, rows or {}
+    sources = list(dict.fromkeys([*graph_inputs(outputs), *extra]))
+    names = _name_sources(model, sources)
     replacements: dict[Tensor, Tensor] = {}
     data: dict[str, Tensor] = {}
-    sources: dict[str, Tensor] = {}
-    frozen: dict[str, SharedVariable] = {}
-    generators = []
-    for source in graph_inputs(outputs):
-        if isinstance(source, SharedVariable) and isinstance(source.type, RandomType):
+    lifted: dict[str, Tensor] = {}
+    baked, generators = [], []
+    for source in sources:
+        is_shared, name = isinstance(source, SharedVariable), names.get(source)
+        if is_shared and isinstance(source.type, RandomType):
             replacements[source] = source.type()
             generators.append(replacements[source])
-        elif isinstance(source, SharedVariable) and _is_frozen(source, freeze):
-            replacements[source] = source.type.constant_type(source.type, _read(source), name=source.name)
-            frozen[_unused_name(source.name, frozen)] = source
-        elif isinstance(source, SharedVariable) or (
-            _is_liftable(source, is_observed=id(source) in observed, n_rows=n_rows) and not _is_frozen(source, freeze)
-        ):
-            name = _unused_name(observed.get(id(source), source.name), data)
-            replacements[source] = _loosen(source.type, n_rows)(name=name)
-            data[name], sources[name] = replacements[source], source
-    if replacements:
-        outputs = clone_replace(list(outputs), replace=replacements, rebuild_strict=False)
-    while n_rows is not None and (asserted := _find_asserted(outputs, n_rows)):
+        elif is_shared and _is_frozen(source, freeze):
+            value = np.array(values[source] if source in values else _read(source))
+            replacements[source] = source.type.constant_type(source.type, value, name=source.name)
+            baked.append((source, value))
+        elif name is not None and (is_shared or _is_liftable(model, source, rows) and not _is_frozen(source, freeze)):
+            replacements[source] = _loosen(source.type, rows.get(source))(name=name)
+            data[name], lifted[name] = replacements[source], source
+        elif isinstance(source, Constant) and np.ndim(source.data):
+            baked.append((source, source.data.copy()))
+    used = {old: new for old, new in replacements.items() if old in set(graph_inputs(outputs))}
+    if used:
+        outputs = clone_replace(list(outputs), replace=used, rebuild_strict=False)
+    while asserted := _find_asserted(outputs, {_length(source, axis) for source, axis in rows.items()}):
         outputs = clone_replace(list(outputs), replace=asserted, rebuild_strict=False)
-    return LiftedGraph(parameters, data, generators, list(outputs), sources, frozen)
+    return LiftedGraph(list(model.value_vars), data, generators, list(outputs), lifted, baked)
+
+
+def find_shared(model: pm.model.core.BaseModel) -> list[SharedVariable]:
+    """Return all shared arrays of a model: its data, the lengths of its dims, and any other on which it depends.
+
+    Parameters
+    ----------
+    model : pm.Model
+
+    Returns
+    -------
+    list of SharedVariable
+    """
+    values = [v for v in model.rvs_to_values.values() if v not in model.value_vars]
+    outputs = [*model.basic_RVs, *values, *model.deterministics, *model.potentials, *model.data_vars]
+    outputs += [length for length in model.dim_lengths.values() if isinstance(length, Variable)]
+    return [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable) and isinstance(v.type, TensorType)]
+
+
+def _name_sources(model: pm.model.core.BaseModel, sources: Sequence[Tensor]) -> dict[Tensor, str]:
+    """Return a name for each source of data, the user's own where there is one."""
+    observed = {v: rv.name for rv, v in model.rvs_to_values.items() if isinstance(v, Constant)}
+    own = {**{v: v.name for v in model.data_vars}, **observed}
+    candidates = [v for v in sources if isinstance(getattr(v, "type", None), TensorType | SparseTensorType)]
+    candidates = [v for v in candidates if isinstance(v, SharedVariable | Constant)]
+    names: dict[Tensor, str] = {}
+    taken: set[str] = set()
+    # The user's names come first, so that none of his data has to be called otherwise.
+    for source in sorted(candidates, key=lambda v: (v not in own, not v.name)):
+        names[source] = _unused_name(own.get(source) or source.name, taken)
+        taken.add(names[source])
+    return names
+
+
+def _length(source: Tensor, axis: int) -> int:
+    return np.shape(_read(source))[axis]
 
 
 def compile_checks(graph: LiftedGraph) -> list[tuple[CheckAndRaise, list[str], Callable[..., list[np.ndarray]]]]:
@@ -135,39 +186,44 @@ def compile_checks(graph: LiftedGraph) -> list[tuple[CheckAndRaise, list[str], C
     return checks
 
 
-def read_data(sources: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-    """Return the present value of everything that was lifted, without copying it."""
-    return {name: _read(source) for name, source in sources.items()}
+def read_data(sources: Mapping[str, Tensor], values: Mapping[Tensor, Any] | None = None) -> dict[str, Any]:
+    """Return the value of everything that was lifted, without copying it: one of `values`, or the present one."""
+    values = values or {}
+    return {name: values[source] if source in values else _read(source) for name, source in sources.items()}
 
 
-def _read(source: Tensor) -> np.ndarray:
+def _read(source: Tensor) -> Any:
     value = source.get_value(borrow=True) if isinstance(source, SharedVariable) else source.data
     # pm.set_data turns NaN into a mask; a fit must see the NaN.
     return value.filled(np.nan) if isinstance(value, np.ma.MaskedArray) else value
 
 
-def _loosen(kind: Any, n_rows: int | None) -> Any:
-    """Return a type that leaves the lengths open which are that of the rows."""
-    if n_rows is None or n_rows not in getattr(kind, "shape", ()):
+def _loosen(kind: Any, axis: int | None) -> Any:
+    """Return a type that leaves the length along an axis open."""
+    if axis is None:
         return kind
-    return TensorType(kind.dtype, shape=tuple(None if n == n_rows else n for n in kind.shape))
+    return TensorType(kind.dtype, shape=tuple(None if i == axis else n for i, n in enumerate(kind.shape)))
 
 
-def _find_asserted(outputs: Sequence[Tensor], n_rows: int) -> dict[Tensor, Tensor]:
+def _find_asserted(outputs: Sequence[Tensor], lengths: set[int]) -> dict[Tensor, Tensor]:
     """Return what PyTensor, which knew how many rows there are, asserts to have so many, and what it is without."""
+    if not lengths:
+        return {}
     return {
         variable: variable.owner.inputs[0]
         for variable in ancestors(outputs)
-        if variable.owner and isinstance(variable.owner.op, SpecifyShape) and n_rows in variable.type.shape
+        if variable.owner and isinstance(variable.owner.op, SpecifyShape) and lengths & set(variable.type.shape)
     }
 
 
-def _is_liftable(source: Tensor, *, is_observed: bool, n_rows: int | None) -> bool:
+def _is_liftable(model: Any, source: Tensor, rows: Mapping[Tensor, int]) -> bool:
     # Boolean constants are masks: what they index has a shape that JAX must know when it compiles.
-    if not isinstance(source, Constant) or not isinstance(source.type, TensorType) or source.type.dtype == "bool":
+    if not isinstance(source, Constant) or not isinstance(source.type, TensorType):
         return False
-    has_rows = n_rows is not None and n_rows > 1 and n_rows in np.shape(source.data)
-    return is_observed or has_rows or np.size(source.data) > LARGEST_CONSTANT
+    if source in rows:
+        return True
+    is_observed = any(source is v for v in model.rvs_to_values.values())
+    return source.type.dtype != "bool" and (is_observed or np.size(source.data) > LARGEST_CONSTANT)
 
 
 def _is_frozen(source: Tensor, freeze: str) -> bool:
@@ -178,8 +234,14 @@ def _is_frozen(source: Tensor, freeze: str) -> bool:
     return (level >= 1 and decides_shape) or (level >= 2 and is_integer) or level >= 3
 
 
-def _unused_name(name: str | None, taken: Mapping[str, Tensor]) -> str:
+def _unused_name(name: str | None, taken: set[str]) -> str:
     if name and name not in taken:
         return name
     stem = name or "constant"
     return next(f"{stem}_{i}" for i in range(len(taken) + 1) if f"{stem}_{i}" not in taken)
+
+
+def name_op(op: Any) -> str:
+    """Return what a person calls an op: an elementwise op by its scalar function."""
+    scalar_op = getattr(op, "scalar_op", op)
+    return getattr(scalar_op, "name", None) or type(scalar_op).__name__

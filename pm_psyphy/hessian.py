@@ -57,7 +57,7 @@ class Curvature:
         program, model = self.objective.program, self.objective.model
 
         def compile_prior():
-            graph = lift(model, [model.logp(vars=model.free_RVs)], freeze=program.freeze)
+            graph = lift(model, [model.logp(vars=model.free_RVs)], freeze=program.freeze, values=program.frozen)
             evaluate = call_by_name(translate(graph.inputs, graph.outputs, on_host=set()), graph, lambda out: -out[0])
 
             def loss(vector, data):

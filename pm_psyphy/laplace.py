@@ -92,7 +92,8 @@ class LaplacePosterior(Draws, Gaussian):
     def standard_errors(self) -> dict[str, np.ndarray]:
         """Of free variables and deterministics, to first order in the posterior's width (the delta method)."""
         layout = find_layout(self.mode)
-        function, graph = self.objective.find_constrain()
+        found = self.objective.find_constrain(self.objective.list_names())
+        function, graph = found.function, found.graph
 
         def add_squares(mode, factor, data):
             _, along = jax.linearize(lambda v: function(layout.split(v), data), mode)
@@ -101,7 +102,7 @@ class LaplacePosterior(Draws, Gaussian):
         mode = layout.join(self.mode)
         run = self.objective.program.remember(("standard errors", layout, function), lambda: jax.jit(add_squares))
         sums = run(mode, self.factor.astype(mode.dtype), self.objective.values_of(graph))
-        return {name: np.sqrt(np.asarray(sums[name])) for name in self}
+        return {name: np.sqrt(np.asarray(sums[name])) for name in self if name in sums}
 
     @cached_property
     def pareto_k(self) -> float:

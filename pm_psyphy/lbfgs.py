@@ -1,5 +1,6 @@
 """L-BFGS as an optax transformation: value and gradient at a trial point in, the way to the next trial point out."""
 
+import math
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -36,6 +37,8 @@ class Line(NamedTuple):
     scale: Any  # s . y / y . y of the newest pair
     n_idle: Any  # accepted points in a row that lowered the loss by rounding only
     stalled: Any  # nothing lower is left to working precision
+    promise: Any  # by how much a quasi-Newton step would lower the loss from the last accepted point
+    worst: Any  # the larger of the last two promises: one alone may come from a direction that is not known yet
 
 
 class LBFGSState(NamedTuple):
@@ -88,7 +91,7 @@ def lbfgs(memory_size: int | None = None, *, first_step: float = 1.0) -> optax.G
     def init(params: Any) -> Any:
         zeros = jnp.zeros_like(params)
         m = memory_size or min(max(STORED // max(2 * params.size, 1), 30), 2 * params.size)
-        line = Line(*[0.0] * len(Line._fields))._replace(value=jnp.inf, high=jnp.inf, scale=1.0)
+        line = Line(*[0.0] * len(Line._fields))._replace(value=jnp.inf, high=jnp.inf, scale=1.0, promise=jnp.inf, worst=jnp.inf)
         square = jnp.zeros((m + 1, m + 1), params.dtype)
         return LBFGSState(
             point=params,
@@ -128,6 +131,9 @@ def lbfgs(memory_size: int | None = None, *, first_step: float = 1.0) -> optax.G
         quasi_slope = (vectors @ quasi_newton)[0]
         n_pairs = line.n_pairs + stored
         sound = (n_pairs > 0) & (quasi_slope < 0) & accepted
+        # Without pairs the curvature is unknown, unless the parameters were scaled to have about 1.
+        unknown = jnp.where(g_g == 0, 0.0, g_g / 2 if math.isinf(first_step) else jnp.inf)
+        promise = jnp.where(sound, -quasi_slope / 2, unknown)
         # Neither this bound of the length of a gradient nor what is made of it overflows where its square does.
         length = jnp.minimum(jnp.sqrt(g_g), jnp.sqrt(1.0 * grad.size) * jnp.max(jnp.abs(grads), initial=0))
         length = jnp.where(accepted, length, line.length)
@@ -141,6 +147,8 @@ def lbfgs(memory_size: int | None = None, *, first_step: float = 1.0) -> optax.G
             low=0.0, low_value=new_value, low_slope=new_slope, high=jnp.inf, n_trials=0.0,
             n_pairs=jnp.where(sound, n_pairs, 0.0), scale=jnp.where(sound, scale, 1.0),
             n_idle=n_idle, stalled=jnp.where(accepted, n_idle >= MAX_IDLE, line.n_pairs == 0),
+            promise=jnp.where(accepted, promise, line.promise),
+            worst=jnp.where(accepted, jnp.where(g_g == 0, 0.0, jnp.maximum(promise, line.promise)), line.worst),
         )  # fmt: skip
         numbers = jnp.where(
             turns, _pack(turned, value.dtype), _pack(_narrow(line, value, slope, decreased, finite), value.dtype)

@@ -1,29 +1,46 @@
 """A PyTensor graph in; a JAX function of the same inputs comes out, with host callbacks for ops that JAX lacks."""
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytensor
+from pytensor.compile.builders import OpFromGraph
 from pytensor.compile.mode import get_mode
 from pytensor.graph.basic import Constant
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.op import Op
 from pytensor.graph.rewriting.utils import rewrite_graph
+from pytensor.graph.traversal import graph_inputs
 from pytensor.link.utils import fgraph_to_python
 from pytensor.scalar.math import Softplus
-from pytensor.tensor.elemwise import DimShuffle, Elemwise
+from pytensor.tensor.basic import AllocEmpty
+from pytensor.tensor.blockwise import Blockwise
+from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
 from pytensor.tensor.math import Dot
-from pytensor.tensor.subtensor import AdvancedSubtensor
+from pytensor.tensor.shape import Shape, Shape_i
+from pytensor.tensor.subtensor import AdvancedIncSubtensor, BaseSubtensor, IncSubtensor
 from pytensor.tensor.type import TensorType
 
-from pm_psyphy.graph import Tensor
+from pm_psyphy.graph import Tensor, name_op
 from pm_psyphy.rows import RUN_ONCE, RowFunction
 
 # A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
 ROWS_OF_BLOCK = 1024
+
+
+@dataclass(frozen=True, eq=False)
+class IndexLimit:
+    """An index into an axis of known length: JAX takes the last element for one beyond it, where NumPy raises."""
+
+    names: tuple[str, ...]
+    """Of the data that the index is, or is computed from."""
+    length: int
+    find: Callable[[Mapping[str, Any]], Any]
+    """Returns the index, of data by name."""
 
 
 class OpNotInJAX(NotImplementedError):
@@ -40,7 +57,7 @@ def translate(
     *,
     check_bounds: bool = True,
     on_host: set[str] | None = None,
-    index_limits: dict[str, int] | None = None,
+    index_limits: list[IndexLimit] | None = None,
 ) -> Callable:
     """Translate a graph into a JAX function, rewritten by PyTensor's JAX mode first.
 
@@ -52,9 +69,8 @@ def translate(
     on_host : set of str, optional
         Given, ops without a JAX translation run on the host through ``jax.pure_callback``, and their names are added
         to this set when the function is traced.
-    index_limits : dict of str to int, optional
-        Given, it receives, when the function is traced, the name of each integer input that indexes an axis, and the
-        length of that axis. JAX takes the last element for an index beyond it; the caller can check.
+    index_limits : list of IndexLimit, optional
+        Given, it receives, when the function is traced, what indexes an axis: data, or what follows from data alone.
 
     Returns
     -------
@@ -66,6 +82,7 @@ def translate(
     OpNotInJAX
         Here or when the result is traced, if `on_host` is None.
     """
+    import jax
     from pytensor.link.jax.dispatch.basic import jax_funcify
 
     fgraph = FunctionGraph(list(inputs), list(outputs), clone=True)
@@ -82,7 +99,7 @@ def translate(
             return _run_on_host(node)
 
         try:
-            in_jax = _find_cheaper(node) or jax_funcify(op, node=node, **kwargs)
+            in_jax = _find_own(node) or jax_funcify(op, node=node, **kwargs)
             if isinstance(op, RowFunction):
                 in_jax = _run_rows(in_jax, jax_funcify(op.scales))
         except Exception as error:
@@ -91,8 +108,11 @@ def translate(
         def run(*args):
             if index_limits is not None:
                 _note_limits(node, args, fgraph, index_limits)
+            args = _as_floats(args, node)
             try:
-                results = in_jax(*args)
+                # Lengths are known when JAX traces, and so is what is computed of them alone.
+                with jax.ensure_compile_time_eval() if _is_known(node, args) else nullcontext():
+                    results = in_jax(*args)
             except Exception as error:
                 results = fall_back(error)(*args)
             return _as_declared(results, node)
@@ -105,11 +125,49 @@ def translate(
         return fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
 
 
-def _find_cheaper(node: Any) -> Callable | None:
-    """Return a translation of ours that takes less time than PyTensor's, if there is one."""
+def _find_own(node: Any) -> Callable | None:
+    """Return a translation of ours that knows more or takes less time than PyTensor's, if there is one."""
     if isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Softplus):
         return _softplus
+    if isinstance(node.op, Shape):
+        return lambda x: np.array(np.shape(x), np.int64)
+    if isinstance(node.op, Shape_i):
+        return lambda x: np.int64(np.shape(x)[node.op.i])
+    if isinstance(node.op, AllocEmpty):
+        return lambda *shape: np.zeros(tuple(map(int, shape)), node.op.dtype)
     return _multiply_transposed if _is_transposed_times_column(node) else None
+
+
+def _is_known(node: Any, args: Sequence[Any]) -> bool:
+    """Whether integers are computed of what is known already when JAX traces."""
+    import jax
+
+    are_integers = all(str(getattr(v, "dtype", "")).startswith(("int", "uint", "bool")) for v in node.outputs)
+    return are_integers and not any(isinstance(arg, jax.core.Tracer) for arg in args)
+
+
+def _as_floats(args: Sequence[Any], node: Any) -> list[Any]:
+    """Give integers to functions of floats in the type that PyTensor declares for the result.
+
+    JAX takes the logarithm of an int32 in float32, and that of an int64 in float64.
+    """
+    import jax
+
+    gives_floats = any(str(getattr(v, "dtype", "")).startswith("float") for v in node.outputs)
+    if not gives_floats or not isinstance(node.op, Elemwise | CAReduce | Blockwise | Dot | OpFromGraph):
+        return list(args)
+    # What an op with a graph inside does with its integers is not known here.
+    inside = isinstance(node.op, OpFromGraph)
+    dtype = jax.dtypes.canonicalize_dtype("int64" if inside else node.outputs[0].dtype)
+
+    def convert(arg: Any, variable: Any) -> Any:
+        declared = str(getattr(variable, "dtype", ""))
+        is_integer = declared.startswith(("int", "uint"))
+        if not is_integer or not isinstance(arg, jax.Array | np.ndarray | np.generic) or arg.dtype.kind not in "iu":
+            return arg
+        return arg if inside and arg.dtype.itemsize == 8 else arg.astype(dtype)
+
+    return [convert(arg, variable) for arg, variable in zip(args, node.inputs, strict=True)]
 
 
 def _softplus(x):
@@ -208,21 +266,42 @@ def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list
     return run
 
 
-def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: dict[str, int]) -> None:
-    if not isinstance(node.op, AdvancedSubtensor):
+def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: list[IndexLimit]) -> None:
+    """Note what indexes the axes of a node's first input, unless it is known here to be in range."""
+    import jax
+
+    if not isinstance(node.op, BaseSubtensor):
         return
-    indices = {axis: 1 + entry for axis, entry in enumerate(node.op.idx_list) if isinstance(entry, int)}
-    for axis, position in indices.items():
-        index = node.inputs[position]
-        if index in fgraph.inputs and index.name and index.dtype.startswith(("int", "uint")):
-            length = args[0].shape[axis]
-            limits[index.name] = min(limits.get(index.name, length), length)
+    n_operands = 2 if isinstance(node.op, IncSubtensor | AdvancedIncSubtensor) else 1
+    for axis, entry in enumerate(node.op.idx_list):
+        if not isinstance(entry, int):
+            continue
+        variable, index, length = node.inputs[n_operands + entry], args[n_operands + entry], np.shape(args[0])[axis]
+        if not str(getattr(variable, "dtype", "")).startswith(("int", "uint")):
+            continue
+        if not isinstance(index, jax.core.Tracer):
+            values = np.asarray(index)
+            if np.any((values >= length) | (values < -length)):
+                limits.append(IndexLimit((), length, lambda _, values=values: values))
+        elif (found := _find_index(variable, fgraph)) is not None:
+            limits.append(IndexLimit(found[0], length, found[1]))
 
 
-def name_op(op: Op) -> str:
-    """Return what a person calls an op: an elementwise op by its scalar function."""
-    scalar_op = getattr(op, "scalar_op", op)
-    return getattr(scalar_op, "name", None) or type(scalar_op).__name__
+def _find_index(variable: Any, fgraph: FunctionGraph) -> tuple[tuple[str, ...], Callable] | None:
+    """Return how an index follows from inputs, and the names of these; None if it depends on more."""
+    if variable in fgraph.inputs and variable.name:
+        return (variable.name,), lambda data: data[variable.name]
+    inputs = [v for v in graph_inputs([variable]) if not isinstance(v, Constant)]
+    if any(not v.name or not isinstance(v.type, TensorType) for v in inputs):
+        return None
+    compiled: list[Callable] = []
+
+    def find(data: Mapping[str, Any]) -> Any:
+        if not compiled:
+            compiled.append(pytensor.function(inputs, variable, mode=RUN_ONCE, on_unused_input="ignore"))
+        return compiled[0](*(np.asarray(data[v.name]) for v in inputs))
+
+    return tuple(v.name for v in inputs), find
 
 
 def _typify(value: Any, **kwargs) -> Any:

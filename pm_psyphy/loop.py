@@ -27,6 +27,8 @@ FIRST_CHUNK = 16
 STEPS_TOGETHER = 64
 # The step of a search that has not begun.
 UNSTARTED = np.int32(-1)
+# So many steps of a first-order method in a row promise little where it has converged.
+QUIET = 50
 # Loops kept compiled for one model.
 MAX_LOOPS = 16
 
@@ -52,11 +54,23 @@ class Search(NamedTuple):
     best_params: Any
     best_loss: jax.Array
     best_gradient_norm: jax.Array
+    promise: jax.Array
+    """By how much, at most, a further step promised to lower the loss."""
+    watch: Any
+    """Of a first-order method, what tells how much that is: a `Watch`."""
 
     @property
     def furthest(self) -> int:
         """The step of the search that came furthest, on the host."""
         return int(np.max(np.asarray(self.step)))
+
+
+class Watch(NamedTuple):
+    """The point before, its gradient, and how many steps in a row have promised little."""
+
+    params: Any
+    grads: Any
+    n_quiet: jax.Array
 
 
 @dataclass(frozen=True)
@@ -88,7 +102,7 @@ class Settings:
 
     steps: int
     tolerance: float
-    """Converged where max |gradient| <= tolerance * max(1, |loss|); negative: never."""
+    """Converged where a further step promises to lower the loss by at most so much, in nats; negative: never."""
     log_every: int
     chunk_steps: int | None = None
     """Steps between two looks from Python; None adapts to the clock."""
@@ -121,7 +135,7 @@ def get_loop(
     n_starts = len(next(iter(starts.values())))
     leaves, structure = jax.tree.flatten((starts, data, stream))
     signature = structure, *((np.shape(a), a.dtype, getattr(a, "sharding", None)) for a in leaves)
-    loops = program.compiled.setdefault("loops", {})
+    loops = program.compiled.loops
     loop_id = transformation, n_starts, signature, batched
     is_new = loop_id not in loops
     if is_new:
@@ -144,12 +158,12 @@ def _compile_loop(
     as_vector = isinstance(transformation, VectorTransformation)
     layout = find_layout({name: stack[0] for name, stack in starts.items()}) if as_vector else None
     params = _arrange(starts, layout)
-    init = partial(_init_search, transformation, n_starts, np.result_type(*jax.tree.leaves(params)))
+    stochastic = program.stochastic or bool(stream)
+    init = partial(_init_search, transformation, n_starts, np.result_type(*jax.tree.leaves(params)), not stochastic)
     shapes = jax.eval_shape(init, params)
     unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     unstarted = unstarted._replace(step=np.full_like(unstarted.step, UNSTARTED))
     evaluate = (program.value, program.value_and_grad) if layout is None else _on_vector(program, layout)
-    stochastic = program.stochastic or bool(stream)
     advance = jax.jit(
         _make_advance(evaluate, transformation, init, n_starts, stochastic, batched),
         out_shardings=_find_replicated(data),
@@ -185,10 +199,13 @@ def _on_vector(program: Program, layout: Layout) -> tuple[Callable, Callable]:
     return value, value_and_grad
 
 
-def _init_search(transformation, n_starts: int, dtype: Any, params: Any) -> Search:
+def _init_search(transformation, n_starts: int, dtype: Any, watched: bool, params: Any) -> Search:
     def init(params):
         infinite = jnp.asarray(jnp.inf, dtype)
-        return Search(params, transformation.init(params), jnp.int32(0), jnp.int32(0), params, infinite, infinite)
+        state, zero = transformation.init(params), jnp.int32(0)
+        knows_curvature = isinstance(state, LBFGSState) or not watched
+        watch = () if knows_curvature else Watch(params, jax.tree.map(jnp.zeros_like, params), zero)
+        return Search(params, state, zero, zero, params, infinite, infinite, infinite, watch)
 
     return (jax.vmap(init) if n_starts > 1 else init)(params)
 
@@ -211,8 +228,14 @@ def _make_advance(
         params, opt_state = update_params(
             transformation, search.params, search.opt_state, loss, grads, lambda p: value(p, data, key)
         )
-        converged = finite & (norm <= tolerance * jnp.maximum(1, jnp.abs(loss)))
         is_lbfgs = isinstance(opt_state, LBFGSState)
+        if is_lbfgs:
+            promise, watch = opt_state.line.worst, ()
+        elif isinstance(search.watch, Watch):
+            promise, watch = _look_back(search, loss, grads, tolerance)
+        else:
+            promise, watch = jnp.asarray(jnp.inf, loss.dtype), ()
+        converged = finite & (tolerance >= 0) & (promise <= find_limit(tolerance, loss))
         # The trial points of a line search may be worse, or outside the domain: that is its business.
         failed = (~finite & (search.step == 0)) if is_lbfgs else ~finite
         stalled = opt_state.line.stalled > 0 if is_lbfgs else jnp.zeros_like(finite)
@@ -230,6 +253,8 @@ def _make_advance(
             best_params=jax.tree.map(lambda p, q: jnp.where(better, p, q), search.params, search.best_params),
             best_loss=best_loss,
             best_gradient_norm=best_norm,
+            promise=promise,
+            watch=watch,
         )
         shown = (best_loss, best_norm) if is_lbfgs else (loss, norm)
         return new, jnp.stack(shown)
@@ -269,10 +294,35 @@ def _make_advance(
             return search, jax.lax.dynamic_update_index_in_dim(history, shown, row, 0), taken + 1
 
         shape = (rows + 1, n_starts, 2) if n_starts > 1 else (rows + 1, 2)
-        history = jnp.full(shape, jnp.nan, search.best_loss.dtype)
+        history = jnp.zeros(shape, search.best_loss.dtype)
         return jax.lax.while_loop(proceed, body, (search, history, jnp.int32(0)))[:2]
 
     return advance
+
+
+def find_limit(tolerance: Any, loss: Any) -> Any:
+    """Return by how much a step has to lower a loss to be worth taking: the tolerance, or the rounding of the loss."""
+    return jnp.maximum(tolerance, jnp.finfo(loss.dtype).eps * jnp.abs(loss))
+
+
+def _look_back(search: Search, loss, grads, tolerance) -> tuple[jax.Array, Watch]:
+    """Return what is to be gained along the last step, of a method that keeps no curvature.
+
+    Near the optimum its steps follow the directions that are the slowest. A step or two may miss them by chance, so
+    that several in a row have to agree.
+    """
+    change = jax.tree.map(jnp.subtract, search.params, search.watch.params)
+    curvature = _multiply_trees(change, jax.tree.map(jnp.subtract, grads, search.watch.grads))
+    slope = _multiply_trees(change, grads)
+    gain = jnp.where(curvature > 0, slope**2 / (2 * jnp.where(curvature > 0, curvature, 1)), jnp.inf)
+    gain = jnp.where(_multiply_trees(grads, grads) == 0, 0, gain).astype(loss.dtype)
+    n_quiet = jnp.where(gain <= find_limit(tolerance, loss), search.watch.n_quiet + 1, 0)
+    promise = jnp.where((n_quiet >= QUIET) | (gain == 0), gain, jnp.inf)
+    return promise, Watch(search.params, grads, n_quiet)
+
+
+def _multiply_trees(a: Any, b: Any) -> jax.Array:
+    return sum((jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(()))
 
 
 def run_chunks(

@@ -19,9 +19,9 @@ from pm_psyphy.assembly import (
 from pm_psyphy.datasets import DataSets, read_data_sets
 from pm_psyphy.device import find_device, move
 from pm_psyphy.division import divide
-from pm_psyphy.fit import check_settings, choose_starts, choose_tolerance
+from pm_psyphy.fit import TOLERANCE, check_settings, choose_starts
 from pm_psyphy.loop import Settings
-from pm_psyphy.objective import Objective, check_data
+from pm_psyphy.objective import Objective, check_data, checks_data
 from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
 from pm_psyphy.pool import Ends, minimise_each
 from pm_psyphy.program import check_trace
@@ -112,7 +112,7 @@ def find_maps(
     transformation = make_transformation(optimizer, stochastic=False, learning_rate=learning_rate, momentum=momentum)
     seed = int(np.random.default_rng(random_seed).integers(2**31))
     points = choose_starts(template, model, starts, init, initvals, seed)
-    settings = Settings(steps, choose_tolerance(tolerance, template), log_every=1)
+    settings = Settings(steps, TOLERANCE if tolerance is None else tolerance, log_every=1)
     chosen = find_device(device)
     seconds = 0.0
 
@@ -175,12 +175,12 @@ def _fill_in(template: Objective, sets: DataSets) -> tuple[Objective, dict[str, 
     else:
         objective = template.with_data(**first)
     stacks = {name: objective.convert(name, stack, stacked=True) for name, stack in sets.stacks.items()}
-    if objective.program.remember("checks", list) or objective.program.index_limits.keys() & stacks.keys():
-        for i, label in enumerate(sets.labels):
-            try:
-                check_data(objective.program, objective.data | {name: stack[i] for name, stack in stacks.items()})
-            except Exception as error:
-                raise type(error)(f"Data set {label!r}: {error}") from error
+    for i, label in enumerate(sets.labels if checks_data(objective) else ()):
+        try:
+            own = {name: stack[i] for name, stack in stacks.items()}
+            check_data(replace(objective, data=objective.data | own))
+        except Exception as error:
+            raise type(error)(f"Data set {label!r}: {error}") from error
     if sets.row_axes:
         stacks[WEIGHTS] = sets.row_weights.astype(objective.data[WEIGHTS].dtype)
     return objective, stacks

@@ -8,13 +8,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pymc as pm
+import pytensor
 
-from pm_psyphy.graph import LiftedGraph, compile_checks, read_data
-from pm_psyphy.program import (
-    Params,
-    Program,
-    build_constrain,
-)
+from pm_psyphy.arrays import convert_array, read_array
+from pm_psyphy.graph import OWN, LiftedGraph, compile_checks, lift, read_data
+from pm_psyphy.linker import IndexLimit
+from pm_psyphy.program import Constrain, Params, Program, build_constrain, list_shapes, trace
+from pm_psyphy.rows import RUN_ONCE
+
+
+class Coords(dict[str, tuple]):
+    """Labels of dims, as they were. To JAX, which compiles nothing for labels, all of them are equal."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Coords)
+
+    def __hash__(self) -> int:
+        return hash(Coords)
 
 
 @jax.tree_util.register_dataclass
@@ -36,7 +46,12 @@ class Objective:
     start : dict of str to ndarray
         Where a fit starts: the model's initial point, unconstrained.
     data : dict of str to jax.Array
-        What the model holds: `pm.Data` and observed arrays by their names, dim lengths, large constants.
+        What the model held: `pm.Data` and observed arrays by their names, dim lengths, large constants. Nothing that
+        is done to the model or its arrays later changes them.
+    coords : dict of str to tuple
+        The labels of its dims then.
+    device : jax.Device or None
+        Where it is computed.
     route : str
         Where the gradient comes from. ``"pytensor"``: PyTensor's gradient, compiled to JAX. ``"jax"``: JAX's own
         gradient of the compiled graph. ``"callback"``: as the first, with ops that JAX lacks run on the host. Each
@@ -49,10 +64,13 @@ class Objective:
     program: Program = field(metadata={"static": True}, repr=False)
     start: dict[str, np.ndarray]
     data: dict[str, jax.Array]
+    coords: Coords = field(metadata={"static": True}, repr=False, default_factory=Coords)
+    device: jax.Device | None = field(metadata={"static": True}, repr=False, default=None)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}{list(np.shape(value))}" for name, value in self.start.items())
-        held = ", ".join(f"{name}{list(np.shape(value))}" for name, value in self.data.items())
+        shown = {name: np.shape(array) for name, array in self.data.items() if not name.startswith(OWN)}
+        held = ", ".join(f"{name}{list(shape)}" for name, shape in shown.items())
         return f"Objective(route={self.route!r}, parameters: {sizes}; data: {held or 'none'})"
 
     @property
@@ -101,27 +119,74 @@ class Objective:
         """
         return self.program.jitted_value_and_grad(self._check(params), self.data, self._check_key(key))
 
-    def constrain(self, params: Mapping[str, Any]) -> dict[str, jax.Array]:
+    def constrain(self, params: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, jax.Array]:
         """Return the model's own variables and deterministics at unconstrained parameters.
 
         Parameters
         ----------
         params : dict of str to array
             Unconstrained values by value-variable name, shaped as `start`.
+        names : sequence of str, optional
+            Of the variables wanted. Default: all.
 
         Returns
         -------
         dict of str to jax.Array
-            One entry for each free variable and each deterministic, by the user's names.
+            One entry for each free variable and each deterministic, by the user's names. What JAX cannot compute, as
+            where a shape depends on values, is NumPy's.
         """
-        function, graph = self.find_constrain()
-        values = function(self._check(params), self.values_of(graph))
-        return {v.name: values[v.name] for v in [*self.model.free_RVs, *self.model.deterministics]}
+        names = self.list_names() if names is None else list(names)
+        found = self.find_constrain(names)
+        values = dict(found.function(self._check(params), self.values_of(found.graph)))
+        if found.on_host:
+            values |= dict(zip(found.on_host, self.evaluate(params, found.on_host), strict=True))
+        return {name: values[name] for name in names}
 
-    def find_constrain(self) -> tuple[Callable[[Params, Any], Params], LiftedGraph]:
-        """Return the function of parameters and data behind `constrain`, compiled once, and its graph."""
-        key = "constrain", tuple(v.name for v in self.model.deterministics)
-        return self.program.remember(key, lambda: build_constrain(self.model, self.program.freeze))
+    def list_names(self) -> list[str]:
+        """Return the names of the model's free variables and deterministics."""
+        return [v.name for v in [*self.model.free_RVs, *self.model.deterministics]]
+
+    def find_constrain(self, names: Sequence[str]) -> Constrain:
+        """Return what computes variables by their names, compiled once for all data that it does not hold itself."""
+        kept = self.program.remember(("constrain", *names), list)
+        values = self.values
+        for found in kept:
+            baked = {str(i): source for i, (source, _) in enumerate(found.graph.baked)}
+            present = read_data(baked, values).values()
+            if all(np.array_equal(a, b) for a, (_, b) in zip(present, found.graph.baked, strict=True)):
+                return found
+        kept.append(build_constrain(self.model, names, self.program.freeze, values, self.start))
+        return kept[-1]
+
+    def evaluate(self, params: Mapping[str, Any], expressions: Sequence[Any]) -> list[np.ndarray]:
+        """Compute variables of the model, by name, or any tensors of them, on the host.
+
+        Parameters
+        ----------
+        params : dict of str to array
+            Unconstrained values by value-variable name.
+        expressions : sequence of str or TensorVariable
+
+        Returns
+        -------
+        list of ndarray
+
+        Raises
+        ------
+        ValueError
+            If an expression draws random numbers of its own.
+        """
+        variables = [self.model[e] if isinstance(e, str) else e for e in expressions]
+        graph = lift(self.model, self.model.replace_rvs_by_values(variables))
+        if graph.generators:
+            raise ValueError(
+                "The expression draws random numbers, which have no single value at the estimate. "
+                "Use pm.sample_posterior_predictive(fit.to_datatree()) for predictions."
+            )
+        held = self.values_of(graph)
+        # An expression is computed once: to compile it for speed would cost more than it saves.
+        function: Any = pytensor.function(graph.inputs, graph.outputs, mode=RUN_ONCE, on_unused_input="ignore")
+        return function(*(params[p.name] for p in graph.parameters), *(np.asarray(held[name]) for name in graph.data))
 
     def values_of(self, graph: LiftedGraph) -> dict[str, Any]:
         """Return the data of another graph of the same model, as this objective holds them.
@@ -134,15 +199,17 @@ class Objective:
         -------
         dict of str to array
         """
-        ours = self.names_in(graph)
-        return read_data({n: s for n, s in graph.sources.items() if n not in ours}) | {
-            name: self.data[own] for name, own in ours.items()
-        }
+        return read_data(graph.sources, self.values)
+
+    @property
+    def values(self) -> dict[Any, Any]:
+        """The data by the shared variable or constant that held them, and those that are part of the program."""
+        return self.program.frozen | {v: self.data[name] for name, v in self.program.graph.sources.items()}
 
     def names_in(self, graph: LiftedGraph) -> dict[str, str]:
         """Return what this objective calls the data of another graph of the same model, where it holds them."""
-        ours = {id(source): name for name, source in self.program.graph.sources.items()}
-        return {name: ours[id(source)] for name, source in graph.sources.items() if id(source) in ours}
+        ours = {source: name for name, source in self.program.graph.sources.items()}
+        return {name: ours[source] for name, source in graph.sources.items() if source in ours}
 
     def with_data(self, **arrays: Any) -> "Objective":
         """Return the same objective on other data, without compiling.
@@ -163,22 +230,21 @@ class Objective:
             If a name is unknown or part of the program, or the shapes do not fit the model.
         """
         for name in arrays:
-            if name in self.program.graph.frozen:
+            if name in {source.name for source in self.program.frozen}:
                 raise ValueError(
                     f"{name!r} decides a shape and is part of the compiled program. "
                     "Use pm.set_data on the model and compile_objective again."
                 )
             if name not in self.data:
-                raise ValueError(f"{name!r} is no data of this model. It has {', '.join(self.data) or 'none'}.")
-        values = {name: jax.device_put(self.convert(name, array)) for name, array in arrays.items()}
+                known = ", ".join(name for name in self.data if not name.startswith(OWN))
+                raise ValueError(f"{name!r} is no data of this model. It has {known or 'none'}.")
+        values = {name: place(self.convert(name, array), self.device) for name, array in arrays.items()}
         for name, array in list(values.items()):
             for dim, length in zip(self.model.named_vars_to_dims.get(name) or (), array.shape, strict=False):
-                if dim in self.data:
-                    values[dim] = jnp.asarray(length, self.data[dim].dtype)
+                if dim in self.data and dim not in arrays:
+                    values[dim] = place(np.asarray(length, self.data[dim].dtype), self.device)
         rebound = replace(self, data=self.data | values)
-        if any(jnp.shape(self.data[name]) != jnp.shape(value) for name, value in values.items()):
-            _check_shapes(rebound, {name: np.shape(array) for name, array in arrays.items()})
-        check_data(self.program, self.data | values)
+        check_data(rebound, {name: np.shape(array) for name, array in arrays.items()})
         return rebound
 
     def compile(
@@ -228,7 +294,8 @@ class Objective:
         ndarray
         """
         expected = self.program.graph.data[name].type
-        given = np.asarray(array)
+        dims = self.model.named_vars_to_dims.get(name)
+        given = read_array(name, array, dims=None if stacked else dims)
         own_shape = given.shape[stacked:]
         if given.ndim != expected.ndim + stacked or any(
             n not in (None, m) for n, m in zip(expected.shape, own_shape, strict=True)
@@ -238,13 +305,9 @@ class Objective:
                 f"{name!r} was given with shape {own_shape}, the model has {wanted}. "
                 "Pass the same shape, or declare it with pm.Data, whose lengths may change."
             )
-        if (
-            expected.dtype.startswith(("int", "uint"))
-            and given.dtype.kind == "f"
-            and not np.all(given == np.round(given))
-        ):
-            raise ValueError(f"{name!r} was given with fractions, the model has {expected.dtype}. Pass whole numbers.")
-        return given.astype(expected.dtype, copy=False)
+        if not given.size and np.size(self.data[name]):
+            raise ValueError(f"{name!r} was given without any row. Pass at least one.")
+        return convert_array(name, given, expected.dtype)
 
     def _check(self, params: Mapping[str, Any]) -> Params:
         if set(params) != set(self.start):
@@ -262,35 +325,64 @@ class Objective:
         return key
 
 
-def check_data(program: Program, data: Mapping[str, Any]) -> None:
-    """Raise what the model asserts of its data, and ValueError for indices beyond their axis; JAX would do neither."""
-    checked = program.compiled.setdefault("checked", {})
-    changed = {name for name, values in data.items() if checked.get(name) is not values}
-    for name in changed & program.index_limits.keys():
-        _check_indices(name, data[name], program.index_limits[name])
+def place(array: Any, device: Any = None) -> jax.Array:
+    """Return an array of JAX's own, which nothing that is done to the given one changes."""
+    # JAX takes over an array of NumPy's on a CPU without copying it, where it lies well in memory.
+    return array if isinstance(array, jax.Array) else jax.device_put(np.array(array), device)
+
+
+def check_data(objective: Objective, given: Mapping[str, tuple[int, ...]] | None = None) -> None:
+    """Raise if the data of an objective do not fit its model.
+
+    JAX would take the last element for an index that is out of range, and drops assertions.
+
+    Parameters
+    ----------
+    objective : Objective
+    given : dict of str to tuple of int, optional
+        The shapes of what is new among the data.
+
+    Raises
+    ------
+    ValueError
+        If lengths do not fit each other, or indices are beyond their axis.
+    Exception
+        Whatever the model asserts of its data.
+    """
+    program, data = objective.program, objective.data
+    try:
+        trace(program, objective.start, data)
+    except Exception as error:
+        shapes = {name: np.shape(array) for name, array in data.items() if np.ndim(array) and not name.startswith(OWN)}
+        held = ", ".join(f"{name} {shape}" for name, shape in (given or shapes).items())
+        raise ValueError(
+            f"The shapes of the data do not fit the model: {held}. Give every array that shares a changed length its "
+            f"new one. ({error})"
+        ) from error
+    for limit in program.compiled.index_limits.get(list_shapes(objective.start, data), []):
+        if all(name in data for name in limit.names):
+            _check_indices(limit, limit.find(data))
     for op, names, function in program.remember("checks", lambda: compile_checks(program.graph)):
-        is_new = not names or changed.intersection(names)
-        if is_new and not all(np.all(condition) for condition in function(*(np.asarray(data[n]) for n in names))):
+        if not all(np.all(condition) for condition in function(*(np.asarray(data[n]) for n in names))):
             raise op.exc_type(op.msg)
-    checked.update(data)
 
 
-def _check_indices(name: str, indices: Any, length: int) -> None:
+def checks_data(objective: Objective) -> bool:
+    """Return whether `check_data` looks at more than shapes."""
+    limits = objective.program.compiled.index_limits.get(list_shapes(objective.start, objective.data))
+    return bool(limits or objective.program.remember("checks", lambda: compile_checks(objective.program.graph)))
+
+
+def _check_indices(limit: IndexLimit, indices: Any) -> None:
     if not np.size(indices):
         return
     low, high = np.min(indices), np.max(indices)
-    if high >= length or low < -length:
+    if high >= limit.length or low < -limit.length:
+        what = " and ".join(map(repr, limit.names)) or "An array of the model"
+        wrong = np.asarray((indices >= limit.length) | (indices < -limit.length))
+        at = tuple(map(int, np.argwhere(wrong)[0]))
+        where = f" at row {at[0]}" if len(at) == 1 else ""
         raise ValueError(
-            f"{name!r} holds {high if high >= length else low} and indexes an axis of length {length}. "
-            f"Indices run from 0 to {length - 1}."
+            f"{what} holds or gives the index {high if high >= limit.length else low}{where}, into an axis of length "
+            f"{limit.length}. Indices run from 0 to {limit.length - 1}."
         )
-
-
-def _check_shapes(objective: Objective, given: dict[str, tuple[int, ...]]) -> None:
-    try:
-        jax.eval_shape(objective.program.value, objective.start, objective.data, jax.random.key(0))
-    except Exception as error:
-        shapes = ", ".join(f"{name}{list(shape)}" for name, shape in given.items())
-        raise ValueError(
-            f"The new shapes do not fit the model: {shapes}. Pass every array that shares the changed length. ({error})"
-        ) from error

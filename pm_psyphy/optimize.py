@@ -13,7 +13,7 @@ import optax
 
 from pm_psyphy.batches import Batches
 from pm_psyphy.checkpoint import Checkpoint, describe_run, read_checkpoint, write_checkpoint
-from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop, run_chunks
+from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, find_limit, get_loop, run_chunks
 from pm_psyphy.objective import Objective
 from pm_psyphy.processes import follow_first, is_first
 from pm_psyphy.progress import ProgressLine
@@ -191,7 +191,7 @@ def _reopen(search: Search, tolerance: float) -> Search:
     """Let a resumed search go on where the tolerance is stricter now."""
     if search.furthest == UNSTARTED:
         return search
-    loose = np.asarray(search.best_gradient_norm) > tolerance * np.maximum(1, np.abs(search.best_loss))
+    loose = np.asarray(search.promise) > np.asarray(find_limit(tolerance, np.asarray(search.best_loss)))
     again = loose & (np.asarray(search.code) == Code.CONVERGED)
     code = np.where(again, Code.RUNNING, search.code).astype(np.int32)
     return search._replace(code=code, step=np.where(again, search.furthest, search.step).astype(np.int32))

@@ -1,6 +1,5 @@
 """An Objective and n data sets in; where the search of each ended comes out, all of them from one compiled loop."""
 
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -16,6 +15,7 @@ import optax
 from rich.progress import Progress
 
 from pm_psyphy.blocks import count_numbers, find_budget, find_place, measure_memory
+from pm_psyphy.device import count_cores
 from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import name_status
@@ -116,7 +116,7 @@ def _choose_lanes(objective: Objective, n: int) -> tuple[int, int]:
         # It is as fast for many lanes as for one, if it has the memory.
         of_lane = measure_memory(objective) + sum(array.nbytes for array in objective.data.values())
         return min(n, max(1, find_budget(device) // of_lane)), 1
-    size, n_loops = count_numbers(objective), min(os.cpu_count() or 1, n)
+    size, n_loops = count_numbers(objective), min(count_cores(), n)
     return (1 if size > NUMBERS_OF_LANE else min(LANES_OF_CPU, -(-n // n_loops))), n_loops
 
 

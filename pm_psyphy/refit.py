@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pm_psyphy.graph import OWN
 from pm_psyphy.laplace import Gaussian
 from pm_psyphy.lbfgs import lbfgs
 from pm_psyphy.loop import Settings
@@ -16,7 +17,7 @@ from pm_psyphy.vector import Layout, find_layout
 
 STEPS = 1000
 # Names of what the program gets beside the model's own parameters and data.
-WHITENED, MODE, FACTOR = "whitened parameters", "mode", "factor of the covariance"
+WHITENED, MODE, FACTOR = f"{OWN}whitened parameters", f"{OWN}mode", f"{OWN}factor of the covariance"
 # The parameters' curvature is about 1, so that the gradient is about Newton's step.
 OPTIMIZER = lbfgs(first_step=np.inf)
 
@@ -51,7 +52,8 @@ def refit(
     """
     layout = find_layout(near.mode)
     whitened = whiten(near.objective, layout, near.mode, near.factor)
-    settings = Settings(STEPS, tolerance / max(1.0, abs(near.loss)), log_every=STEPS)
+    # An estimate that errs by e standard errors has a loss that is e^2 / 2 above the lowest.
+    settings = Settings(STEPS, tolerance**2 / 2, log_every=STEPS)
     starts = {name: np.repeat(origin[None], n, axis=0) for name, origin in whitened.start.items()}
     found = minimise_each(whitened, OPTIMIZER, starts, take, settings, progressbar=progressbar)
     if found.interrupted:
@@ -80,7 +82,7 @@ def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], fa
     vector = np.asarray(layout.join(mode))
     placed: dict[str, Any] = {MODE: vector, FACTOR: factor.astype(vector.dtype)}
     start = {WHITENED: np.zeros(factor.shape[1], vector.dtype)}
-    return Objective(objective.model, whitened, start, objective.data | placed)
+    return replace(objective, program=whitened, start=start, data=objective.data | placed)
 
 
 def _whiten_program(program: Program, layout: Layout) -> Program:
@@ -94,4 +96,4 @@ def _whiten_program(program: Program, layout: Layout) -> Program:
         loss, grads = program.value_and_grad(place(params, data), data, key)
         return loss, {WHITENED: data[FACTOR].T @ layout.join(grads)}
 
-    return replace(program, value=value, value_and_grad=value_and_grad, compiled={})
+    return program.derive(value, value_and_grad)

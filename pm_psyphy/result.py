@@ -6,15 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import pytensor
 import xarray as xr
 from pytensor.graph.basic import Variable
 
 from pm_psyphy.datatree import make_datatree
-from pm_psyphy.graph import lift
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Trajectory
-from pm_psyphy.rows import RUN_ONCE
 from pm_psyphy.status import Status, describe
 
 
@@ -92,7 +89,7 @@ class MAPResult(Mapping[str, np.ndarray]):
 
     @property
     def converged(self) -> bool:
-        """Whether the gradient is below the tolerance."""
+        """Whether a further step promises to lower the loss by less than the tolerance."""
         return self.status is Status.CONVERGED
 
     @property
@@ -199,7 +196,7 @@ def make_result(
     """
     best = int(np.nanargmin(trajectory.loss))
     params = {name: trajectory.params[name][best] for name in objective.start}
-    values = {name: np.asarray(value) for name, value in objective.constrain(params).items()}
+    values = {name: np.asarray(value) for name, value in objective.constrain(params, var_names).items()}
     status, norm, step = trajectory.status[best], float(trajectory.gradient_norm[best]), int(trajectory.last_step[best])
     history = History(trajectory.logged_steps, *trajectory.logged[:, best].T)
     reached = history.step <= step
@@ -207,7 +204,7 @@ def make_result(
         trajectory.loss, tuple(trajectory.status), trajectory.last_step, trajectory.gradient_norm, trajectory.params
     )
     return MAPResult(
-        values_by_name=values if var_names is None else {name: values[name] for name in var_names},
+        values_by_name=values,
         unconstrained=params,
         loss=float(trajectory.loss[best]),
         status=status,
@@ -237,19 +234,7 @@ def evaluate(objective: Objective, params: Mapping[str, np.ndarray], expression:
     -------
     ndarray, or list of ndarray
     """
-    expressions: list[Any] = [expression] if isinstance(expression, Variable) else list(expression)
-    graph = lift(objective.model, objective.model.replace_rvs_by_values(expressions))
-    if graph.generators:
-        raise ValueError(
-            "The expression draws random numbers, which have no single value at the estimate. "
-            "Use pm.sample_posterior_predictive(fit.to_datatree()) for predictions."
-        )
-    data = objective.values_of(graph)
-    # An expression is computed once: to compile it for speed would cost more than it saves.
-    function = pytensor.function(graph.inputs, graph.outputs, mode=RUN_ONCE, on_unused_input="ignore")
-    results: Any = function(
-        *(params[p.name] for p in graph.parameters), *(np.asarray(data[name]) for name in graph.data)
-    )
+    results = objective.evaluate(params, [expression] if isinstance(expression, Variable) else list(expression))
     return results[0] if isinstance(expression, Variable) else results
 
 

@@ -1,6 +1,5 @@
 """A fit in; draws of the posterior by NUTS, in the coordinates of its Laplace approximation, come out."""
 
-import os
 import threading
 import warnings
 from collections.abc import Callable
@@ -13,7 +12,10 @@ import numpy as np
 import xarray as xr
 from rich.progress import Progress
 
+from pm_psyphy.blocks import find_place
+from pm_psyphy.device import count_cores
 from pm_psyphy.draws import Draws
+from pm_psyphy.graph import OWN
 from pm_psyphy.laplace import Gaussian, LaplacePosterior, add_jacobian, approximate, check_fit
 from pm_psyphy.orbits import log_orbit_density
 from pm_psyphy.program import Program
@@ -24,7 +26,7 @@ from pm_psyphy.vector import Layout, find_layout
 
 # So many draws are made between two looks at the progress bar.
 DRAWS_OF_CHUNK = 100
-FLAT = "flat directions"
+FLAT = f"{OWN}flat directions"
 # By PyMC's names.
 STATS = {
     "acceptance_rate": "acceptance_rate",
@@ -103,7 +105,7 @@ def sample(
     keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), chains)
     origins = jnp.asarray(rng.standard_normal((chains, across.shape[1])), data[MODE].dtype)
     # A loop of XLA runs on one core of a CPU, so each core gets a loop, of as many chains as the others.
-    cores = 1 if jax.default_backend() != "cpu" else os.cpu_count() or 1
+    cores = count_cores() if find_place(near.objective).platform == "cpu" else 1
     groups = np.split(np.arange(chains), max(n for n in range(1, cores + 1) if chains % n == 0))
     stop = threading.Event()
 

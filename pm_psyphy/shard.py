@@ -158,6 +158,6 @@ def _shard_program(program: Program, mesh: Mesh, specs: Mapping[str, Spec]) -> P
         return lambda params, data, key: summed(params, data)
 
     def make() -> Program:
-        return replace(program, value=share(program.value), value_and_grad=share(program.value_and_grad), compiled={})
+        return program.derive(share(program.value), share(program.value_and_grad))
 
     return program.remember(("sharded", *specs.items(), *mesh.devices.flat), make)

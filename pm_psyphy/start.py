@@ -10,7 +10,12 @@ import pytensor
 from pymc.initial_point import make_initial_point_expression
 from pymc.pytensorf import compile as compile_graph
 from pymc.pytensorf import find_rng_nodes, replace_rng_nodes, reseed_rngs
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.replace import clone_replace
+from pytensor.graph.traversal import graph_inputs
+from pytensor.tensor.type import TensorType
 
+from pm_psyphy.arrays import convert_array, read_array
 from pm_psyphy.graph import lift
 from pm_psyphy.rows import RUN_ONCE
 
@@ -24,6 +29,7 @@ def draw_starts(
     init: str | None = None,
     initvals: Mapping[str, Any] | None = None,
     random_seed: int | None = None,
+    data: Mapping[Any, Any] | None = None,
 ) -> dict[str, np.ndarray]:
     """Return `n` starting points, stacked along a leading axis.
 
@@ -37,12 +43,15 @@ def draw_starts(
     initvals : dict, optional
         Values by variable name, transformed names for unconstrained values, or ``"prior"``, ``"support_point"``.
     random_seed : int, optional
+    data : dict of Tensor to array, optional
+        Of shared variables, where it is not their present value.
 
     Returns
     -------
     dict of str to ndarray, each of shape (n, ...)
     """
-    values, strategies, unconstrained = _sort_initvals(model, initvals or {})
+    data = data or {}
+    values, strategies, unconstrained = _sort_initvals(model, initvals or {}, data)
     if init == "prior":
         strategies = {rv.name: "prior" for rv in model.free_RVs if rv.name not in values} | strategies
     rng = np.random.default_rng(random_seed)
@@ -54,11 +63,11 @@ def draw_starts(
         for name, value in values.items():
             inputs[name].set_value(value)
         reseed_rngs(generators, int(rng.integers(2**30)))
-        points.append(dict(zip(names, draw(), strict=True)) | unconstrained)
+        points.append(dict(zip(names, draw(data), strict=True)) | unconstrained)
     return {name: np.stack([point[name] for point in points]) for name in points[0]}
 
 
-def _sort_initvals(model, initvals: Mapping[str, Any]) -> tuple[dict, dict, dict]:
+def _sort_initvals(model, initvals: Mapping[str, Any], data) -> tuple[dict, dict, dict]:
     """Split initial values into arrays by variable name, strategies, and values already unconstrained."""
     free = {rv.name: rv for rv in model.free_RVs}
     value_vars = {v.name: v for v in model.value_vars}
@@ -70,36 +79,50 @@ def _sort_initvals(model, initvals: Mapping[str, Any]) -> tuple[dict, dict, dict
                 raise ValueError(f"initvals[{name!r}] is {value!r}. Give an array, 'prior' or 'support_point'.")
             strategies[name] = value
         elif name in free:
-            arrays[name] = _fill(model, name, np.asarray(value, free[name].dtype), free[name].type.shape)
+            arrays[name] = _fill(model, name, value, free[name].type, data)
         elif name in value_vars:
-            given = np.asarray(value, value_vars[name].dtype)
-            unconstrained[name] = _fill(model, name, given, value_vars[name].type.shape)
+            unconstrained[name] = _fill(model, name, value, value_vars[name].type, data)
         else:
             raise ValueError(f"initvals name {name!r}, which is no free variable. The model has {', '.join(free)}.")
     return arrays, strategies, unconstrained
 
 
-def _fill(model, name: str, value: np.ndarray, shape: tuple[int | None, ...]) -> np.ndarray:
-    """Return a value with the shape of its variable, of which None are those that data or dims decide."""
+def _fill(model, name: str, given: Any, kind: Any, data: Mapping[Any, Any]) -> np.ndarray:
+    """Return a value with the type and shape of its variable; data or dims decide a length that is None."""
+    what, shape = f"initvals[{name!r}]", kind.shape
+    value = convert_array(what, read_array(what, given), kind.dtype)
     if value.ndim == len(shape) and all(n in (None, m) for n, m in zip(shape, value.shape, strict=True)):
         return value
     fixed = tuple(n for n in shape if n is not None)
-    present = fixed if len(fixed) == len(shape) else _find_shape(model, name)
+    present = fixed if len(fixed) == len(shape) else _find_shape(model, name, data)
     try:
         return np.broadcast_to(value, present).copy()
     except ValueError:
-        raise ValueError(f"initvals[{name!r}] has shape {value.shape}. The variable has shape {present}.") from None
+        raise ValueError(f"{what} has shape {value.shape}. The variable has shape {present}.") from None
 
 
-def _find_shape(model, name: str) -> tuple[int, ...]:
-    """Return the present shape of a free variable, or of its unconstrained value."""
+def _find_shape(model, name: str, data: Mapping[Any, Any]) -> tuple[int, ...]:
+    """Return the shape of a free variable, or of its unconstrained value."""
     known = _DRAWERS.setdefault(model, {})
     if name not in known:
         (rv,) = (rv for rv in model.free_RVs if name in (rv.name, model.rvs_to_values[rv].name))
         transform = model.rvs_to_transforms[rv] if name != rv.name else None
         variable = rv if transform is None else transform.forward(rv, *rv.owner.inputs)
-        known[name] = compile_graph([], variable.shape, mode=RUN_ONCE)
-    return tuple(int(n) for n in known[name]())
+        known[name] = _compile_on_data([variable.shape])[0]
+    return tuple(int(n) for n in known[name](data)[0])
+
+
+def _compile_on_data(outputs: list[Any]) -> tuple[Callable, Any]:
+    """Return a function of data, by the shared variables that hold them, and the generators that it draws from."""
+    sources = [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable) and isinstance(v.type, TensorType)]
+    inputs = [v.type() for v in sources]
+    outputs = clone_replace(outputs, dict(zip(sources, inputs, strict=True)), rebuild_strict=False)
+    function = compile_graph(inputs, outputs, mode=RUN_ONCE, on_unused_input="ignore")
+
+    def call(data: Mapping[Any, Any]) -> list[np.ndarray]:
+        return function(*(np.asarray(data[v]) if v in data else v.get_value(borrow=True) for v in sources))
+
+    return call, find_rng_nodes(function.maker.fgraph.outputs)
 
 
 def _drawer(model, jitter, values, strategies):
@@ -109,6 +132,7 @@ def _drawer(model, jitter, values, strategies):
         tuple((name, np.shape(value)) for name, value in values.items()),
         tuple(strategies.items()),
         tuple((id(rv), id(initval)) for rv, initval in model.rvs_to_initial_values.items()),
+        tuple(id(transform) for transform in model.rvs_to_transforms.values()),
     )
     known = _DRAWERS.setdefault(model, {})
     if signature not in known:
@@ -121,8 +145,7 @@ def _drawer(model, jitter, values, strategies):
             jitter_rvs=set(model.free_RVs) if jitter else None,
             return_transformed=True,
         )
-        draw = compile_graph([], replace_rng_nodes(expressions), mode=RUN_ONCE)
-        generators = find_rng_nodes(draw.maker.fgraph.outputs)
+        draw, generators = _compile_on_data(replace_rng_nodes(expressions))
         known[signature] = draw, inputs, generators
     return known[signature]
 
@@ -186,7 +209,8 @@ def _has_nan(values: Any) -> bool:
 def _term_values(model, start, values_of):
     terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
     graph = lift(model, [t.sum() for t in model.logp(vars=terms, sum=False, jacobian=False)])
-    values = [start[p.name] for p in graph.parameters] + [np.asarray(v) for v in values_of(graph).values()]
+    held = values_of(graph)
+    values = [start[p.name] for p in graph.parameters] + [np.asarray(held[name]) for name in graph.data]
     # PyMC's own compile turns its parameter checks into -inf, where PyTensor's would raise.
     function: Any = compile_graph(
         [*graph.parameters, *graph.data.values()],

@@ -6,8 +6,8 @@ from enum import StrEnum
 class Status(StrEnum):
     """How a fit ended.
 
-    CONVERGED: the gradient is below the tolerance. MAX_STEPS: all steps were taken. STALLED: L-BFGS found no lower
-    loss, though the gradient is above the tolerance. DIVERGED: loss or gradient were not finite. INTERRUPTED: by
+    CONVERGED: a further step promises to lower the loss by less than the tolerance. MAX_STEPS: all steps were taken. STALLED: L-BFGS found no lower
+    loss, though it expected one. DIVERGED: loss or gradient were not finite. INTERRUPTED: by
     Ctrl-C or the callback. Whatever the status, the result holds the best finite parameters.
     """
 
