@@ -36,8 +36,7 @@ def read_array(name: str, given: Any, *, dims: Sequence[str | None] | None = Non
                 f"{name!r} has {len(at)} masked values, the first at {_say(at[0])}. Drop these rows, or fill them in."
             )
         given = given.data
-    if hasattr(given, "dims") and hasattr(given, "transpose") and dims is not None:
-        given = _order_dims(name, given, dims)
+    given = order_dims(name, given, dims)
     if _is_nullable(given):
         # NA has no place among integers; as NaN it is refused where an integer is wanted.
         array = given.to_numpy(dtype=float, na_value=np.nan)
@@ -46,7 +45,7 @@ def read_array(name: str, given: Any, *, dims: Sequence[str | None] | None = Non
     return _read_objects(name, array) if array.dtype == object else array
 
 
-def convert_array(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
+def convert_array(name: str, array: np.ndarray, dtype: Any, *, first: int = 0) -> np.ndarray:
     """Return an array in another type, if that holds the same numbers.
 
     Floats may be rounded to floats of fewer digits, and integers to floats.
@@ -57,6 +56,8 @@ def convert_array(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
         For messages.
     array : ndarray
     dtype : dtype
+    first : int
+        The number of the first row, where the array is a part of more.
 
     Returns
     -------
@@ -76,37 +77,60 @@ def convert_array(name: str, array: np.ndarray, dtype: Any) -> np.ndarray:
         if array.dtype.kind == "c" and dtype.kind == "c":
             return array.astype(dtype)
         raise ValueError(f"{name!r} is of type {array.dtype}, the model has {dtype}. Pass real numbers.")
+
+    def refuse(wrong: np.ndarray, what: str) -> None:
+        if np.any(wrong):
+            at = np.argwhere(wrong)[0]
+            raise ValueError(f"{name!r} holds {array[tuple(at)]} at {_say(at, first)}, and the model has {what}.")
+
     if dtype.kind == "b":
-        _refuse(name, array, ~np.isin(array, (0, 1)), "the model has booleans. Pass True and False, or 1 and 0")
+        refuse(~np.isin(array, (0, 1)), "booleans. Pass True and False, or 1 and 0")
     elif dtype.kind in "iu" and array.dtype.kind == "f":
-        _refuse(name, array, np.isnan(array), f"the model has {dtype}. Drop these rows, or fill them in")
-        _refuse(name, array, array != np.round(array), f"the model has {dtype}. Pass whole numbers, without fractions")
+        refuse(np.isnan(array), f"{dtype}. Drop these rows, or fill them in")
+        refuse(array != np.round(array), f"{dtype}. Pass whole numbers, without fractions")
     if dtype.kind in "iu" and array.dtype.kind != "b":
-        info = np.iinfo(dtype)
-        # The largest integers have no float of their own, so that the bound itself is out of range.
-        beyond = array >= math.ldexp(1.0, info.bits - (dtype.kind == "i")) if array.dtype.kind == "f" else None
-        beyond = array > info.max if beyond is None else beyond
-        _refuse(name, array, (array < info.min) | beyond, f"the model has {dtype}. Pass numbers in its range")
+        refuse((array < np.iinfo(dtype).min) | _is_above(array, dtype), f"{dtype}. Pass numbers in its range")
     if dtype.kind == "f" and array.dtype.kind == "f":
         with np.errstate(over="ignore"):
             converted = array.astype(dtype)
-        _refuse(name, array, np.isinf(converted) & np.isfinite(array), f"the model has {dtype}. Pass numbers in its range")
+        refuse(np.isinf(converted) & np.isfinite(array), f"{dtype}. Pass numbers in its range")
         return converted
     return array.astype(dtype)
 
 
-def _refuse(name: str, array: np.ndarray, wrong: np.ndarray, what: str) -> None:
-    if np.any(wrong):
-        at = np.argwhere(wrong)[0]
-        raise ValueError(f"{name!r} holds {array[tuple(at)]} at {_say(at)}, and {what}.")
+def _is_above(array: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """Return where numbers are above the largest integer of a type, which as a float would be rounded up."""
+    info = np.iinfo(dtype)
+    return array >= math.ldexp(1.0, info.bits - (dtype.kind == "i")) if array.dtype.kind == "f" else array > info.max
 
 
-def _say(at: np.ndarray) -> str:
+def _say(at: np.ndarray, first: int = 0) -> str:
     """Return an index as a person reads it: a row of a vector, or all indices."""
-    return f"row {int(at[0])}" if len(at) == 1 else f"index {tuple(map(int, at))}"
+    row, *others = map(int, at) if len(at) else (0,)
+    return f"row {first + row}" if not others else f"index {(first + row, *others)}"
 
 
-def _order_dims(name: str, given: Any, dims: Sequence[str | None]) -> Any:
+def order_dims(name: str, given: Any, dims: Sequence[str | None] | None) -> Any:
+    """Return an xarray object with its axes in the order of the dims of these names; anything else as it is.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    given : array
+    dims : sequence of str, optional
+
+    Returns
+    -------
+    array
+
+    Raises
+    ------
+    ValueError
+        If the object has some of the dims and not the others.
+    """
+    if dims is None or not (hasattr(given, "dims") and hasattr(given, "transpose")):
+        return given
     ours, theirs = [d for d in dims if d is not None], list(map(str, given.dims))
     if not set(ours) & set(theirs):
         # It knows nothing of the model's names, as one that was made from an array.

@@ -1,5 +1,6 @@
 """A PyMC model in; its Objective, compiled once and kept for as long as the model, comes out."""
 
+import warnings
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
@@ -90,6 +91,10 @@ def assemble_objective(
     check_process()
     model = find_model(model)
     check_model(model)
+    if not model.observed_RVs and not model.potentials:
+        warnings.warn(
+            "The model has no observed variable and no potential, so that its posterior is its prior.", stacklevel=3
+        )
     start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
     held = Held({}, Coords(model.coords), start, device)
     return _bind(model, held, jacobian=jacobian, weighted_dim=weighted_dim, accept=accept)

@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import Any
 
 import jax
 import numpy as np
 
+from pm_psyphy.arrays import convert_array, order_dims, read_array
 from pm_psyphy.division import divide, measure_dim
-from pm_psyphy.objective import Objective
+from pm_psyphy.objective import Objective, check_limits
 from pm_psyphy.stream import Blocks, Chunk, Rows, run_ahead
-from pm_psyphy.weights import WEIGHTS
+from pm_psyphy.weights import WEIGHTS, find_row_dim
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +28,9 @@ class Batches:
     lay: Callable[[str, np.ndarray], jax.Array]
     """Puts what is called so, (K, ...) for K steps, on the device."""
 
-    def __str__(self) -> str:
-        return f", batches of {self.batch_size} of {self.source.n_rows} rows"
+    def sign(self) -> str:
+        """Return a text that equal rows in equal batches share."""
+        return f"{self.batch_size} of {self.source.n_rows} along {self.dim!r}, {self.source.sign()}"
 
     def draw(self, seed: int, first_step: int) -> Generator[tuple[dict[str, Any], int]]:
         """Yield data for the next steps, (K, ...), and how many steps they are for, from a step on.
@@ -102,11 +105,10 @@ def make_batches(
         raise ValueError(
             "The model draws minibatches itself. Take pm.Minibatch out of it, or batch_size out of the call."
         )
-    dim = dim or _find_dim(objective.model)
+    dim = dim or find_row_dim(objective.model, "batch_dim")
     divided, axes = divide(objective, dim)
     axes = {name: axis for name, axis in axes.items() if name != WEIGHTS}
-    dtypes = {name: divided.data[name].dtype for name in axes}
-    source = _read_source(divided, axes, dtypes, data, total_size)
+    source = _read_source(divided, axes, partial(_convert_rows, divided, axes), data, total_size)
     batch_size = min(-(-int(batch_size) // n_processes), source.n_rows)
     kept = {name: value for name, value in divided.data.items() if name not in axes and name != WEIGHTS}
     own = measure_dim(kept, dim, batch_size) | {WEIGHTS: np.ones(batch_size, divided.data[WEIGHTS].dtype)}
@@ -114,22 +116,25 @@ def make_batches(
     return Batches(placed, source, batch_size, dim, lambda _, array: jax.device_put(array, device))
 
 
-def _find_dim(model: Any) -> str:
-    dims = {d for rv in model.observed_RVs for d in model.named_vars_to_dims.get(rv.name) or () if d}
-    if len(dims) != 1:
-        raise ValueError(
-            f"The observed variables have {', '.join(sorted(dims)) or 'no'} dims. Say by batch_dim along which of them "
-            "batches are taken, or declare it: pm.Normal(..., observed=..., dims='trial')."
-        )
-    return dims.pop()
+def _convert_rows(objective: Objective, axes: Mapping[str, int], rows: dict[str, Any], first: int) -> dict[str, Any]:
+    """Return rows as the model has them, along the first axis; they are checked as all data are."""
+    dims = objective.model.named_vars_to_dims
+    arrays = {
+        name: convert_array(name, read_array(name, given, dims=dims.get(name)), objective.data[name].dtype, first=first)
+        for name, given in rows.items()
+    }
+    check_limits(objective, arrays, first)
+    return {name: np.moveaxis(array, axes[name], 0) for name, array in arrays.items()}
 
 
-def _read_source(objective: Objective, axes, dtypes, data: Any, total_size: int | None) -> Rows | Blocks:
+def _read_source(objective: Objective, axes, convert, data: Any, total_size: int | None) -> Rows | Blocks:
     if data is None:
-        return Rows({name: np.asarray(objective.data[name]) for name in axes}, axes, dtypes)
+        return Rows({name: np.asarray(objective.data[name]) for name in axes}, axes, convert)
     if isinstance(data, Mapping):
-        _check_arrays(objective, axes, data)
-        return Rows({name: data[name] for name in axes}, axes, dtypes)
+        dims = objective.model.named_vars_to_dims
+        arrays = {name: order_dims(name, _as_array(given), dims.get(name)) for name, given in data.items()}
+        _check_arrays(objective, axes, arrays)
+        return Rows({name: arrays[name] for name in axes}, axes, convert)
     if not callable(data) and not isinstance(data, Iterable):
         raise TypeError(
             f"data is a {type(data).__name__}. Pass arrays by name, or an iterable of blocks of rows: dicts of arrays."
@@ -149,7 +154,13 @@ def _read_source(objective: Objective, axes, dtypes, data: Any, total_size: int 
         first = next(iter(blocks()), None)
     if first is None:
         raise ValueError("The iterable of blocks of rows is empty. Give one that has rows.")
-    return Blocks(blocks, first, int(total_size), axes, dtypes)
+    return Blocks(blocks, first, int(total_size), axes, convert)
+
+
+def _as_array(given: Any) -> Any:
+    """Return what has no shape, such as a list, or cannot be sliced along its axes as an array."""
+    is_array = hasattr(given, "shape") and hasattr(given, "__getitem__") and not hasattr(given, "iloc")
+    return given if is_array else read_array("data", given)
 
 
 def _check_arrays(objective: Objective, axes: Mapping[str, int], data: Mapping[str, Any]) -> None:

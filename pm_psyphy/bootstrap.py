@@ -9,16 +9,19 @@ import numpy as np
 import pymc as pm
 import pytensor
 import xarray as xr
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.replace import clone_replace
+from pytensor.graph.traversal import graph_inputs
+from pytensor.tensor.type import TensorType
 
 from pm_psyphy.assembly import change_density, count_rows, find_observed
 from pm_psyphy.draws import Draws
 from pm_psyphy.fit import find_map
-from pm_psyphy.graph import read_data
 from pm_psyphy.laplace import approximate, check_fit
 from pm_psyphy.refit import refit
 from pm_psyphy.result import MAPResult
 from pm_psyphy.status import Status
-from pm_psyphy.weights import WEIGHTS
+from pm_psyphy.weights import WEIGHTS, find_row_dim
 
 # In standard errors. Those of a thousand data sets err by 0.02 themselves.
 TOLERANCE = 0.01
@@ -80,7 +83,7 @@ def bootstrap(
     fit: MAPResult | pm.Model,
     *,
     n: int = 120,
-    dim: str = "trial",
+    dim: str | None = None,
     method: str = "resample",
     strata: Any = None,
     random_seed: Any = None,
@@ -97,8 +100,9 @@ def bootstrap(
         Converged; a model is fitted first.
     n : int
         How many data sets.
-    dim : str
-        Along which rows are drawn with replacement: a dim of observed variables, and of no parameter.
+    dim : str, optional
+        Along which rows are drawn with replacement: a dim of observed variables, and of no parameter. Default: the one
+        that these have.
     method : {"resample", "parametric"}
         ``"parametric"``: responses are drawn from the model at the estimate, and the rest stays as it is.
     strata : array, (N,), optional
@@ -129,6 +133,7 @@ def bootstrap(
     rng = np.random.default_rng(random_seed)
     objective = fit.objective
     if method == "resample":
+        dim = dim or find_row_dim(objective.model, "dim")
         take = _resample(count_rows(objective, dim), n, strata, rng)
         objective = change_density(objective, weighted_dim=dim)
     else:
@@ -159,19 +164,21 @@ def _resample(length: int, n: int, strata: Any, rng: Any) -> Callable[[np.ndarra
 def _simulate(fit: MAPResult, n: int, rng: Any) -> Callable[[np.ndarray], dict]:
     """Return the function that takes data sets whose responses were drawn at the estimate."""
     objective, model = fit.objective, fit.objective.model
-    present = read_data(objective.program.graph.sources)
-    changed = [name for name, array in present.items() if not np.array_equal(array, objective.data[name])]
-    if changed:
-        raise ValueError(
-            f"The fit was of other data than the model holds: {', '.join(changed)}. Set them by pm.set_data, and fit "
-            "the model, to simulate from it."
-        )
     observed = find_observed(objective)
     missing = [rv.name for rv in model.observed_RVs if rv.name not in observed]
     if missing:
         raise ValueError(f"The data of {', '.join(missing)} are computed, not given, and cannot be simulated.")
-    values = objective.constrain(fit.unconstrained)
-    known = pm.do(model, {rv.name: np.asarray(values[rv.name]) for rv in model.free_RVs})
-    drawn = pm.draw([known[name] for name in observed], draws=n, random_seed=rng)
+    values = objective.constrain(fit.unconstrained, [rv.name for rv in model.free_RVs])
+    known = pm.do(model, {name: np.asarray(value) for name, value in values.items()})
+    # Covariates and lengths are those of the fit, whatever the model holds now.
+    held = {v.name: objective.data[name] for name, v in objective.program.graph.sources.items() if v.name}
+    outputs = [known[name] for name in observed]
+    own = {v: v.type.constant_type(v.type, np.asarray(held[v.name])) for v in _find_shared(outputs) if v.name in held}
+    outputs = clone_replace(outputs, own, rebuild_strict=False)
+    drawn = pm.draw(outputs, draws=n, random_seed=rng)
     stacks = {ours: np.asarray(draws) for ours, draws in zip(observed.values(), drawn, strict=True)}
-    return lambda i: {name: stack[i].astype(present[name].dtype) for name, stack in stacks.items()}
+    return lambda i: {name: stack[i].astype(objective.data[name].dtype) for name, stack in stacks.items()}
+
+
+def _find_shared(outputs: list[Any]) -> list[Any]:
+    return [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable) and isinstance(v.type, TensorType)]

@@ -12,11 +12,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from pm_psyphy.graph import OWN, lift
 from pm_psyphy.loop import Search
 from pm_psyphy.objective import Objective
-from pm_psyphy.weights import REST, WEIGHTS
+from pm_psyphy.signatures import sign, sign_graph
 
-FORMAT = 2
+FORMAT = 3
+# Of what has to agree: what is shown if it does not, and what is one thing.
+SHOWN = ("parameters", "rows", "random_seed")
+SINGULAR = ("model", "optimizer", "state", "random_seed")
 
 
 class Checkpoint(NamedTuple):
@@ -47,49 +51,91 @@ class Checkpoint(NamedTuple):
         )
 
 
-def describe_run(objective: Objective, search: Search, label: str) -> str:
-    """Return the text by which a checkpoint recognises its own model, data and optimiser.
+def describe_run(
+    objective: Objective, search: Search, transformation: Any, label: str, seed: int | None, rows: str
+) -> dict[str, str]:
+    """Return what a checkpoint has to agree with, part by part.
 
     Parameters
     ----------
     objective : Objective
     search : Search
+    transformation : optax.GradientTransformation
     label : str
         Names the optimiser.
+    seed : int, optional
+        As the caller gave it.
+    rows : str
+        What minibatches are drawn from, or nothing.
 
     Returns
     -------
-    str
+    dict of str to str
     """
+    model, jacobian = objective.model, objective.program.jacobian
+    graph = lift(model, [model.logp(jacobian=jacobian)])
+    parameters = ", ".join(f"{name}{list(np.shape(v))}" for name, v in sorted(objective.start.items()))
+    leaves = [f"{np.asarray(leaf).dtype}{list(np.shape(leaf))}" for leaf in jax.tree.leaves(search)]
+    return {
+        "parameters": parameters,
+        "model": sign_graph(graph.outputs),
+        "data": _sign_data(objective),
+        "rows": rows,
+        "optimizer": f"{label} {sign(transformation) or type(transformation).__qualname__}",
+        "state": " ".join(leaves),
+        "random_seed": "" if seed is None else str(seed),
+    }
+
+
+def _sign_data(objective: Objective) -> str:
     digest = hashlib.blake2b(digest_size=16)
     # Weights fill up rows and take them in blocks, which another device may do otherwise.
-    for name, array in sorted((name, a) for name, a in objective.data.items() if name not in (WEIGHTS, REST)):
+    held = {name: a for name, a in objective.data.items() if not name.startswith(OWN)}
+    held |= {f"{source.name} {i}": value for i, (source, value) in enumerate(objective.program.graph.baked)}
+    for name, array in sorted(held.items(), key=lambda item: item[0]):
         digest.update(f"{name}{array.dtype}{array.shape}".encode())
         for part in [shard.data for shard in array.addressable_shards] if isinstance(array, jax.Array) else [array]:
             digest.update(np.ascontiguousarray(part).data)
-    parameters = ", ".join(f"{name}{list(np.shape(v))}" for name, v in sorted(objective.start.items()))
-    leaves = [f"{np.asarray(leaf).dtype}{list(np.shape(leaf))}" for leaf in jax.tree.leaves(search)]
-    return json.dumps(
-        {"parameters": parameters, "optimizer": label, "state": " ".join(leaves), "data": digest.hexdigest()}
-    )
+    return digest.hexdigest()
 
 
-def write_checkpoint(path: str | Path, state: Checkpoint, run: str, *, keep_going: bool = False) -> None:
+def check_path(path: str | Path) -> None:
+    """Raise if a checkpoint cannot be written there; leave nothing behind.
+
+    Raises
+    ------
+    ValueError
+        If the path is empty.
+    OSError
+        If the folder is missing or full, or may not be written to.
+    """
+    if not str(path):
+        raise ValueError("checkpoint is an empty path. Pass the name of a file, or None for no checkpoint.")
+    path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"The checkpoint {str(path)!r} is a folder. Give the name of a file in it.")
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            pass
+    except OSError as error:
+        raise type(error)(error.errno, f"{_unwritable(path, error)} Give another path, or make room.") from error
+
+
+def _unwritable(path: Path, error: OSError) -> str:
+    return f"The checkpoint {str(path)!r} cannot be written: {error.strerror or error}."
+
+
+def write_checkpoint(path: str | Path, state: Checkpoint, run: dict[str, str]) -> None:
     """Write a checkpoint so that at every moment the file is whole: the old one or the new one.
+
+    Where it cannot be written, a warning says so; the last one stays, and the fit goes on.
 
     Parameters
     ----------
     path : path
     state : Checkpoint
-    run : str
+    run : dict of str to str
         From `describe_run`.
-    keep_going : bool
-        Whether a failure is a warning, which leaves the last checkpoint in place and the fit running.
-
-    Raises
-    ------
-    OSError
-        If the file cannot be written, unless `keep_going`.
     """
     path = Path(path)
     leaves: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
@@ -97,20 +143,22 @@ def write_checkpoint(path: str | Path, state: Checkpoint, run: str, *, keep_goin
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             scratch = Path(file.name)
-            np.savez(file, format=np.int64(FORMAT), run=np.frombuffer(run.encode(), np.uint8), **leaves)
+            text = np.frombuffer(json.dumps(run).encode(), np.uint8)
+            np.savez(file, format=np.int64(FORMAT), run=text, **leaves)
             file.flush()
             os.fsync(file.fileno())
         os.replace(scratch, path)
     except OSError as error:
+        warnings.warn(
+            f"{_unwritable(path, error)} The fit goes on without it; the last one written stays.", stacklevel=2
+        )
+    finally:
+        # Also after Ctrl-C.
         if scratch is not None:
             scratch.unlink(missing_ok=True)
-        reason = f"The checkpoint {str(path)!r} cannot be written: {error.strerror or error}."
-        if not keep_going:
-            raise type(error)(error.errno, f"{reason} Give another path, or make room.") from error
-        warnings.warn(f"{reason} The fit goes on without it; the last one written stays.", stacklevel=2)
 
 
-def read_checkpoint(path: str | Path, search: Search, run: str) -> Checkpoint | None:
+def read_checkpoint(path: str | Path, search: Search, run: dict[str, str]) -> Checkpoint | None:
     """Read a checkpoint, if the file is there.
 
     Parameters
@@ -118,7 +166,7 @@ def read_checkpoint(path: str | Path, search: Search, run: str) -> Checkpoint | 
     path : path
     search : Search
         Any search of the same run, for its structure.
-    run : str
+    run : dict of str to str
         From `describe_run`.
 
     Returns
@@ -128,14 +176,15 @@ def read_checkpoint(path: str | Path, search: Search, run: str) -> Checkpoint | 
     Raises
     ------
     ValueError
-        If the file is no checkpoint, is truncated, or belongs to another model, data or optimiser.
+        If the file is no checkpoint, is truncated or changed, or belongs to another fit; the message says what
+        differs.
     """
     path = Path(path)
     if not path.exists():
         return None
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            found = bytes(file["run"]).decode()
+            version, found = int(file["format"]), json.loads(bytes(file["run"]).decode())
             leaves = [file[f"leaf_{i}"] for i in range(len(file.files) - 2)]
     except OSError as error:
         if isinstance(error, PermissionError | IsADirectoryError):
@@ -143,16 +192,42 @@ def read_checkpoint(path: str | Path, search: Search, run: str) -> Checkpoint | 
         raise ValueError(_unreadable(path)) from error
     except Exception as error:
         raise ValueError(_unreadable(path)) from error
-    if found != run:
-        theirs, ours = json.loads(found), json.loads(run)
-        what = next(name for name in ours if theirs.get(name) != ours[name])
+    if version != FORMAT or not isinstance(found, dict):
         raise ValueError(
-            f"{str(path)!r} is the checkpoint of another fit: its {what} differ ({theirs.get(what)!r}, here "
-            f"{ours[what]!r}). Give another path, or delete it to start anew."
+            f"{str(path)!r} was written by another version of pm_psyphy (format {version}, here {FORMAT}). Give "
+            "another path, or delete it to start anew."
         )
+    _check_run(path, found, run)
     empty = Checkpoint(search, 0, np.zeros(0, int), np.zeros((0, search.code.size, 2)))
-    state = jax.tree.unflatten(jax.tree.structure(empty), leaves)
+    expected, structure = jax.tree.flatten(empty)
+    if not _are_whole(leaves, [np.asarray(leaf) for leaf in expected]):
+        raise ValueError(_unreadable(path))
+    state = jax.tree.unflatten(structure, leaves)
     return state._replace(seed=int(state.seed))
+
+
+def _check_run(path: Path, found: dict[str, str], run: dict[str, str]) -> None:
+    for name, ours in run.items():
+        theirs = found.get(name)
+        # Who gives no seed takes the one that the fit began with.
+        if theirs == ours or (name == "random_seed" and not ours):
+            continue
+        shown = f" ({theirs or 'none'}, here {ours or 'none'})" if name in SHOWN else ""
+        raise ValueError(
+            f"{str(path)!r} is the checkpoint of another fit: its {name} differ{'s' * (name in SINGULAR)}{shown}. Give "
+            "another path, or delete it to start anew."
+        )
+
+
+def _are_whole(leaves: list[np.ndarray], expected: list[np.ndarray]) -> bool:
+    """Whether arrays have the types and shapes of a state; only the history may be of any length."""
+    if len(leaves) != len(expected):
+        return False
+    n_logged = len(leaves[-1]) if leaves[-1].ndim else -1
+    shapes = [leaf.shape for leaf in expected]
+    shapes[-2:] = [(n_logged,), (n_logged, *shapes[-1][1:])]
+    kinds = zip(leaves, expected, strict=True)
+    return [leaf.shape for leaf in leaves] == shapes and all(a.dtype.kind == b.dtype.kind for a, b in kinds)
 
 
 def _unreadable(path: Path) -> str:

@@ -19,7 +19,7 @@ from pm_psyphy.program import check_trace
 from pm_psyphy.refit import refit
 from pm_psyphy.result import MAPResult
 from pm_psyphy.status import Status
-from pm_psyphy.weights import WEIGHTS, find_rows
+from pm_psyphy.weights import WEIGHTS, find_row_dim, find_rows
 
 MOST_ROWS = 12
 # By about so many standard errors may the estimate without a fold err.
@@ -127,7 +127,7 @@ class CrossValidation:
 def cross_validate(
     model: pm.Model | MAPResult | None = None,
     *,
-    dim: str = "trial",
+    dim: str | None = None,
     folds: int | Sequence[int] = 5,
     grid: Mapping[str, Sequence[Any]] | None = None,
     random_seed: Any = None,
@@ -142,8 +142,9 @@ def cross_validate(
     ----------
     model : pm.Model or MAPResult, optional
         A fit is where the search begins. Default: the model in context.
-    dim : str
-        Along which rows are held out: a dim of observed variables, and of no parameter.
+    dim : str, optional
+        Along which rows are held out: a dim of observed variables, and of no parameter. Default: the one that these
+        have.
     folds : int or array of int, (N,)
         How many folds of random rows; or the fold of each row, as of the session it comes from.
     grid : dict of str to sequence, optional
@@ -162,6 +163,8 @@ def cross_validate(
         If there are more folds than rows, no observed variable has the dim, the grid names what is no data of the
         model, or no setting can be fitted. A setting that cannot be is else a warning.
     """
+    found = model.objective.model if isinstance(model, MAPResult) else find_model(model)
+    dim = dim or find_row_dim(found, "dim")
     objective = _weigh(model, dim)
     n_rows = len(objective.data[WEIGHTS])
     labels = _assign_folds(folds, n_rows, np.random.default_rng(random_seed))

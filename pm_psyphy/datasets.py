@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pm_psyphy.arrays import read_array
+
 
 @dataclass(frozen=True, eq=False)
 class DataSets:
@@ -45,7 +47,7 @@ class DataSets:
         return array if axis is None else array[(slice(None),) * axis + (slice(self.lengths[i]),)]
 
 
-def read_data_sets(data: Any, dim: str) -> DataSets:
+def read_data_sets(data: Any, dim: str, dims: Mapping[str, Sequence[str | None]]) -> DataSets:
     """Read data sets in any of the forms that `find_maps` takes.
 
     Parameters
@@ -53,6 +55,8 @@ def read_data_sets(data: Any, dim: str) -> DataSets:
     data : mapping of arrays, mapping or sequence of mappings, or xarray.Dataset
     dim : str
         In a Dataset, the dim along which data sets stand.
+    dims : dict of str to sequence of str
+        Those of the model's variables.
 
     Returns
     -------
@@ -64,34 +68,38 @@ def read_data_sets(data: Any, dim: str) -> DataSets:
         If the data are of another form, differ in their variables, or have shapes that cannot be padded.
     """
     if isinstance(data, xr.Dataset):
-        return _read_dataset(data, dim)
+        return _read_dataset(data, dim, dims)
     if isinstance(data, Mapping) and not any(isinstance(value, Mapping) for value in data.values()):
-        return _read_stacks(data)
+        return _read_stacks(data, dim, dims)
     if isinstance(data, Mapping):
-        return _stack(tuple(data), list(data.values()))
+        return _stack(tuple(data), list(data.values()), dims)
     if isinstance(data, Sequence) and not isinstance(data, str):
-        return _stack(tuple(range(len(data))), list(data))
+        return _stack(tuple(range(len(data))), list(data), dims)
     raise TypeError(
         f"data is a {type(data).__name__}. Pass arrays with a leading axis for data sets, by name; a dict for each "
         "data set, in a list or by label; or an xarray.Dataset."
     )
 
 
-def _read_dataset(data: xr.Dataset, dim: str) -> DataSets:
+def _read_dataset(data: xr.Dataset, dim: str, dims: Mapping[str, Any]) -> DataSets:
     names = [str(name) for name in data.data_vars if dim in data[name].dims]
     if not names:
         raise ValueError(f"No variable of the Dataset has the dim {dim!r}; it has {', '.join(map(str, data.dims))}.")
     labels = data[dim].to_numpy() if dim in data.coords else np.arange(data.sizes[dim])
     return DataSets(
         tuple(labels.tolist()),
-        {name: data[name].transpose(dim, ...).to_numpy() for name in names},
+        {name: read_array(name, data[name].transpose(dim, ...), dims=_add(dim, dims.get(name))) for name in names},
         {},
         np.zeros(data.sizes[dim], int),
     )
 
 
-def _read_stacks(data: Mapping[str, Any]) -> DataSets:
-    stacks = {name: np.asarray(stack) for name, stack in data.items()}
+def _add(dim: str, dims: Sequence[str | None] | None) -> list[str | None] | None:
+    return None if dims is None else [dim, *dims]
+
+
+def _read_stacks(data: Mapping[str, Any], dim: str, dims: Mapping[str, Any]) -> DataSets:
+    stacks = {name: read_array(name, stack, dims=_add(dim, dims.get(name))) for name, stack in data.items()}
     counts = {name: len(stack) if stack.ndim else 0 for name, stack in stacks.items()}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         found = ", ".join(f"{name} {stack.shape}" for name, stack in stacks.items()) or "nothing"
@@ -100,7 +108,7 @@ def _read_stacks(data: Mapping[str, Any]) -> DataSets:
     return DataSets(tuple(range(n)), stacks, {}, np.zeros(n, int))
 
 
-def _stack(labels: tuple[Hashable, ...], sets: list[Any]) -> DataSets:
+def _stack(labels: tuple[Hashable, ...], sets: list[Any], dims: Mapping[str, Any]) -> DataSets:
     if not sets:
         raise ValueError("There are no data sets. Pass at least one.")
     for label, single in zip(labels, sets, strict=True):
@@ -109,7 +117,13 @@ def _stack(labels: tuple[Hashable, ...], sets: list[Any]) -> DataSets:
             raise ValueError(
                 f"Data set {label!r} holds {held}; the first one holds {', '.join(sets[0])}. Give all the same names."
             )
-    lists = {name: [np.asarray(single[name]) for single in sets] for name in sets[0]}
+    lists: dict[str, list[np.ndarray]] = {name: [] for name in sets[0]}
+    for label, single in zip(labels, sets, strict=True):
+        for name, given in single.items():
+            try:
+                lists[name].append(read_array(name, given, dims=dims.get(name)))
+            except ValueError as error:
+                raise ValueError(f"Data set {label!r}: {error}") from error
     row_axes = {name: axis for name, arrays in lists.items() if (axis := _find_row_axis(name, arrays)) is not None}
     lengths = np.zeros(len(sets), int)
     for name, axis in row_axes.items():

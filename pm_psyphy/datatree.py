@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from arviz_base import dict_to_dataset
 from pymc.backends.arviz import coords_and_dims_for_inferencedata
+from pytensor.graph.traversal import graph_inputs
 
 from pm_psyphy.assembly import find_observed
 from pm_psyphy.graph import lift
@@ -77,10 +78,9 @@ def _collect_data(objective: "Objective") -> tuple[dict[str, Any], dict[str, Any
         if name in found:
             continue
         graph = lift(model, [variable])
-        if len(graph.data) == 1 and graph.outputs[0] in graph.data.values():
-            found[name] = np.asarray(next(iter(objective.values_of(graph).values())))
-        elif not graph.generators and not graph.data:
-            found[name] = np.asarray(variable.data)
+        # A minibatch is no data set; what follows from data and no parameter is.
+        if not graph.generators and not set(graph_inputs(graph.outputs)) & set(graph.parameters):
+            (found[name],) = objective.evaluate(objective.start, [variable])
     observed = {rv.name for rv in model.observed_RVs}
     return (
         {name: value for name, value in found.items() if name in observed},

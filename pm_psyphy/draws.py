@@ -12,6 +12,7 @@ from pytensor.graph.basic import Constant, Variable
 
 from pm_psyphy.datatree import describe_draws
 from pm_psyphy.graph import LiftedGraph, lift
+from pm_psyphy.held import Held
 from pm_psyphy.linker import translate
 from pm_psyphy.objective import Objective
 from pm_psyphy.program import call_by_name
@@ -23,7 +24,7 @@ MOST_EXPRESSIONS = 32
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Draws(Mapping[str, np.ndarray]):
+class Draws(Held, Mapping[str, np.ndarray]):
     """Draws of a model's variables: a mapping from the model's names to arrays (S, ...).
 
     Attributes

@@ -12,7 +12,7 @@ import numpy as np
 import optax
 import pymc as pm
 
-from pm_psyphy.assembly import assemble_objective, compile_objective, explain_at, forget_program
+from pm_psyphy.assembly import assemble_objective, explain_at
 from pm_psyphy.batches import make_batches
 from pm_psyphy.blocks import spare_memory
 from pm_psyphy.device import find_device, move
@@ -23,6 +23,7 @@ from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimiz
 from pm_psyphy.processes import check_same, follow_first
 from pm_psyphy.program import check_trace
 from pm_psyphy.result import MAPResult, make_result
+from pm_psyphy.rescue import search_whole
 from pm_psyphy.shard import shard_batches, shard_objective
 from pm_psyphy.start import draw_starts
 from pm_psyphy.status import Status
@@ -95,8 +96,10 @@ def find_map(
         Called with a `Progress` (step, loss, gradient_norm, params) at every step that is logged and at the end; it
         stops the fit by returning a true value. It makes the device wait for Python: raise `log_every` if it is slow.
     checkpoint : path, optional
-        File to which the state is written about four times a second, atomically. If it is there already, the fit goes
-        on from it, and ends where an uninterrupted one would.
+        File to which the state is written about once a second, less often where that takes long, and at the end,
+        atomically. If it is there already, the fit goes on from it, and ends where an uninterrupted one would. A file
+        of another model, other data, another optimiser or another seed is refused. Blocks of rows from an iterable
+        are known by the first of them only.
     device : {"cpu", "gpu"}, optional
         Default: the best there is.
     batch_size : int, optional
@@ -172,23 +175,23 @@ def find_map(
         starts=points,
         settings=settings,
         seed=draws_seed,
+        given_seed=int(random_seed) if isinstance(random_seed, int | np.integer) else None,
         label=name_optimizer(optimizer, stochastic, learning_rate, momentum),
         progressbar=progressbar,
         callback=callback,
         checkpoint=checkpoint,
     )
+    diagnosis = None
     if batches is not None:
         laid = batches if shard is None else shard_batches(batches, shard, device)
         trajectory = search(laid.objective, batches=laid)
     elif shard is not None:
         trajectory = search(shard_objective(objective, shard, device))
     else:
-        trajectory = search(spare_memory(objective, starts))
-    if not np.isfinite(trajectory.loss).any() and not isinstance(model, Objective) and batches is None and shard is None:
-        # The search saw what the routes were not asked before: let them be tried at this start.
-        forget_program(objective)
-        objective = move(compile_objective(objective.model, initvals=initvals), chosen)
-        trajectory = search(spare_memory(objective, starts))
+        may_reroute, may_restart = not isinstance(model, Objective), starts == 1
+        objective, trajectory, diagnosis = search_whole(
+            objective, search, points, initvals, points_seed, may_reroute=may_reroute, may_restart=may_restart
+        )
     if not np.isfinite(trajectory.loss).any():
         start = {name: stack[0] for name, stack in points.items()}
         raise ValueError(explain_at(batches.take_first() if batches else objective, start))
@@ -200,6 +203,7 @@ def find_map(
         compile_seconds=time.perf_counter() - begun - trajectory.run_seconds,
         var_names=var_names,
         stochastic=stochastic,
+        diagnosis=diagnosis,
     )
     if fit.status is not Status.CONVERGED and not (stochastic and fit.status is Status.MAX_STEPS):
         warnings.warn(fit.message, stacklevel=2)

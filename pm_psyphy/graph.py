@@ -1,6 +1,6 @@
 """A PyMC model in; its negative log posterior as a PyTensor graph, with the data lifted out of it, comes out."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ type Tensor = Any
 LARGEST_CONSTANT = 64
 
 # With this begin the names of what an objective holds beside the model's own data.
-OWN = "\0"
+OWN = "pm_psyphy: "
 
 # What a second attempt keeps inside the program, each level on top of the one before.
 FREEZING = ("nothing", "shapes", "integers", "everything")
@@ -60,6 +60,12 @@ def check_model(model: pm.model.core.BaseModel) -> None:
         )
     if not model.free_RVs:
         raise ValueError("The model has no free variables. Declare at least one prior without `observed`.")
+    trees = [v.name for v in model.free_RVs if any("BART" in kind.__name__ for kind in type(v.owner.op).__mro__)]
+    if trees:
+        raise ValueError(
+            f"{', '.join(trees)} is a sum of trees (BART), which has no gradient and no mode that could be searched for. "
+            "Sample the model by pm.sample."
+        )
     discrete = [v.name for v in model.free_RVs if v.dtype.startswith(("int", "uint", "bool"))]
     if discrete:
         raise ValueError(
@@ -68,7 +74,7 @@ def check_model(model: pm.model.core.BaseModel) -> None:
         )
     reserved = [name for name in model.named_vars if name.startswith(OWN)]
     if reserved:
-        raise ValueError(f"{reserved[0]!r} begins with a NUL character. Give the variable another name.")
+        raise ValueError(f"{reserved[0]!r} begins with {OWN!r}, as our own names do. Give the variable another name.")
 
 
 def lift(
@@ -78,6 +84,7 @@ def lift(
     freeze: str = "nothing",
     values: Mapping[Tensor, Any] | None = None,
     rows: Mapping[Tensor, int] | None = None,
+    unfrozen: Collection[Tensor] = (),
     extra: Iterable[SharedVariable] = (),
 ) -> LiftedGraph:
     """Replace everything that holds data by graph inputs.
@@ -95,6 +102,8 @@ def lift(
     rows : dict of Tensor to int, optional
         Shared variables and constants with rows, and the axis along which these are. They are lifted however small
         they are, and may have another length there.
+    unfrozen : collection of SharedVariable
+        They never stay constants.
     extra : iterable of SharedVariable
         They are lifted too, whether the graphs need them or not.
 
@@ -114,11 +123,11 @@ def lift(
         if is_shared and isinstance(source.type, RandomType):
             replacements[source] = source.type()
             generators.append(replacements[source])
-        elif is_shared and _is_frozen(source, freeze):
+        elif is_shared and _is_frozen(source, freeze) and source not in rows and source not in unfrozen:
             value = np.array(values[source] if source in values else _read(source))
             replacements[source] = source.type.constant_type(source.type, value, name=source.name)
             baked.append((source, value))
-        elif name is not None and (is_shared or _is_liftable(model, source, rows) and not _is_frozen(source, freeze)):
+        elif name is not None and (is_shared or _is_liftable(model, source, rows, freeze)):
             replacements[source] = _loosen(source.type, rows.get(source))(name=name)
             data[name], lifted[name] = replacements[source], source
         elif isinstance(source, Constant) and np.ndim(source.data):
@@ -216,14 +225,15 @@ def _find_asserted(outputs: Sequence[Tensor], lengths: set[int]) -> dict[Tensor,
     }
 
 
-def _is_liftable(model: Any, source: Tensor, rows: Mapping[Tensor, int]) -> bool:
+def _is_liftable(model: Any, source: Tensor, rows: Mapping[Tensor, int], freeze: str) -> bool:
     # Boolean constants are masks: what they index has a shape that JAX must know when it compiles.
     if not isinstance(source, Constant) or not isinstance(source.type, TensorType):
         return False
     if source in rows:
         return True
     is_observed = any(source is v for v in model.rvs_to_values.values())
-    return source.type.dtype != "bool" and (is_observed or np.size(source.data) > LARGEST_CONSTANT)
+    is_large = is_observed or np.size(source.data) > LARGEST_CONSTANT
+    return is_large and source.type.dtype != "bool" and not _is_frozen(source, freeze)
 
 
 def _is_frozen(source: Tensor, freeze: str) -> bool:

@@ -12,12 +12,15 @@ from pm_psyphy.assembly import change_density
 from pm_psyphy.blocks import spare_memory
 from pm_psyphy.draws import Draws, over_draws
 from pm_psyphy.hessian import DIRECTIONS, Curvature, measure_curvature
+from pm_psyphy.lbfgs import lbfgs
+from pm_psyphy.loop import Settings
 from pm_psyphy.objective import Objective
+from pm_psyphy.optimize import minimise
 from pm_psyphy.orbits import find_orbit
 from pm_psyphy.result import MAPResult, abridge
 from pm_psyphy.spectrum import Spectrum, decompose, sum_over_columns
 from pm_psyphy.status import Status
-from pm_psyphy.vector import find_layout
+from pm_psyphy.vector import Layout, find_layout
 
 MAX_HESSIANS = 50
 MAX_HALVINGS = 40
@@ -28,6 +31,9 @@ CLOSE = 1e-8
 FLAT, SUSPECT = 0.6, 0.3
 # Above this k-hat, importance weights have no usable variance (Vehtari, Simpson, Gelman, Yao and Gabry, 2024).
 POOR_K = 0.7
+# An unconstrained value beyond it is at the edge of its support, or very near; so many steps lead back from there.
+FAR, STEPS_BACK = 10.0, 2000
+OPTIMIZER = lbfgs()
 # Log ratios that differ by less are those of a posterior that is this Gaussian.
 EQUAL = 1e-6
 
@@ -108,7 +114,8 @@ class LaplacePosterior(Draws, Gaussian):
     def pareto_k(self) -> float:
         """k-hat of the draws as an importance sample of the posterior; above 0.7 the approximation is poor.
 
-        It evaluates the density at each draw. Flat directions play no part. -inf where the posterior is this Gaussian.
+        It evaluates the density at each draw. Flat directions play no part. -inf where the posterior is this Gaussian,
+        inf where no weights are usable.
         """
         from arviz_stats.base import array_stats
 
@@ -118,10 +125,14 @@ class LaplacePosterior(Draws, Gaussian):
         )
         losses = run(self.unconstrained, self.objective.data)
         log_ratios = 0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float)
+        finite = np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
+        if not np.isfinite(finite).any():
+            return np.inf
         if np.ptp(log_ratios) < EQUAL:
             return -np.inf
-        finite = np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
-        return float(array_stats.psislw(finite - finite.max())[1])
+        k = float(array_stats.psislw(finite - finite.max())[1])
+        # Of so few draws, or of ratios so unequal, that no tail can be fitted.
+        return np.inf if np.isnan(k) else k
 
     @property
     def message(self) -> str:
@@ -199,9 +210,8 @@ def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> G
     """
     objective = spare_memory(objective, DIRECTIONS)
     layout = find_layout(unconstrained)
-    vector = np.asarray(layout.join(unconstrained))
-    curvature = measure_curvature(objective, layout, vector)
-    mode, loss, spectrum = _find_mode(curvature, vector)
+    curvature = measure_curvature(objective, layout, np.asarray(layout.join(unconstrained)))
+    mode, loss, spectrum = _find_mode(curvature, _leave_edges(objective, layout, curvature, unconstrained))
     spectrum.check(layout)
     factor, log_volume = spectrum.factorise()
     flat, split = spectrum.find_flat(), layout.split(mode)
@@ -215,6 +225,30 @@ def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> G
     return Gaussian(objective, split, loss, factor, flat, log_evidence, rotating, method)
 
 
+def _leave_edges(
+    objective: Objective, layout: Layout, curvature: Curvature, unconstrained: dict[str, np.ndarray]
+) -> np.ndarray:
+    """Return a point from which Newton's steps lead to the mode.
+
+    A MAP estimate at the edge of its support, as a scale of 0, lies anywhere far out in the unconstrained space, where
+    the log Jacobian slopes evenly and the Hessian tells of nothing. A search by gradients comes back from there.
+    """
+    vector = np.asarray(layout.join(unconstrained))
+    model = objective.model
+    changed = {model.rvs_to_values[rv].name for rv, transform in model.rvs_to_transforms.items() if transform}
+    far = {n: (np.abs(v) > FAR) & (n in changed) for n, v in unconstrained.items()}
+    if not objective.program.jacobian or not any(mask.any() for mask in far.values()):
+        return vector
+    settings = Settings(STEPS_BACK, tolerance=CLOSE, log_every=STEPS_BACK)
+    begins = {n: np.where(far[n], objective.start[n], v).astype(v.dtype) for n, v in unconstrained.items()}
+    for begin in (begins, unconstrained):
+        loss, _ = curvature.find_slope(np.asarray(layout.join(begin)))
+        if np.isfinite(loss):
+            found = minimise(objective, OPTIMIZER, {n: np.asarray(v)[None] for n, v in begin.items()}, settings)
+            return np.asarray(layout.join({name: stack[0] for name, stack in found.params.items()}))
+    return vector
+
+
 def check_fit(fit: Any) -> None:
     """Raise if there is no mode to expand around."""
     if not isinstance(fit, MAPResult):
@@ -224,6 +258,8 @@ def check_fit(fit: Any) -> None:
             "The objective draws random numbers (pm.Minibatch), and a part of the data has not the curvature of all. "
             "Fit the model with all its data, from this estimate: find_map(model, initvals=fit.unconstrained)."
         )
+    if fit.status in (Status.UNBOUNDED, Status.PLATEAU):
+        raise ValueError(f"There is no mode to expand around. {fit.message}")
     if fit.status not in (Status.CONVERGED, Status.STALLED):
         raise ValueError(
             f"The fit has not converged, so there is no mode to expand around. {fit.message} "

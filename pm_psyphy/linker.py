@@ -30,6 +30,8 @@ from pm_psyphy.rows import RUN_ONCE, RowFunction
 
 # A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
 ROWS_OF_BLOCK = 1024
+# How ops failed on the host, the latest time.
+HOST_FAILURES: dict[str, str] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,20 +358,43 @@ def _run_on_host(node: Any) -> Callable:
                 # some take minutes to compile.
                 mode = None if isinstance(node.op, Elemwise) else RUN_ONCE
                 compiled.append(pytensor.function(list(inputs.values()), outputs, mode, on_unused_input="ignore"))
-        results = compiled[0](*(np.asarray(v, node.inputs[i].dtype) for i, v in zip(free, values, strict=True)))
+        arrays = [np.array(v, node.inputs[i].dtype) for i, v in zip(free, values, strict=True)]
+        try:
+            results = compiled[0](*arrays)
+        except Exception as error:
+            # A search may come to where an op of the user's own, such as a solver, fails: no density is there.
+            HOST_FAILURES[name_op(node.op)] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            results = [np.full(s.shape, np.nan) for s in shapes]
         return tuple(np.asarray(r, s.dtype).reshape(s.shape) for r, s in zip(results, shapes, strict=True))
 
     def on_host(*args):
         inputs = {i: TensorType(node.inputs[i].dtype, shape=np.shape(args[i]))() for i in free}
+        outputs = _rebuild(node, inputs)
+        try:
+            known = [_static_shape(v) for v in outputs]
+        except NotImplementedError:
+            known = _try_shapes(node, inputs)
         shapes = tuple(
-            jax.ShapeDtypeStruct(_static_shape(v), jax.dtypes.canonicalize_dtype(v.dtype))
-            for v in _rebuild(node, inputs)
+            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(v.dtype))
+            for shape, v in zip(known, outputs, strict=True)
         )
         arrays = (args[i] for i in free)
         results = jax.pure_callback(partial(call, shapes), shapes, *arrays, vmap_method="sequential")
         return results if len(results) > 1 else results[0]
 
     return on_host
+
+
+def _try_shapes(node: Any, inputs: dict[int, Tensor]) -> list[tuple[int, ...]]:
+    """Return the shapes that an op of the user's own, which does not tell them, gives of ones.
+
+    Of PyTensor's own ops, those that do not tell have shapes that depend on values.
+    """
+    if type(node.op).__module__.startswith("pytensor."):
+        raise NotImplementedError(f"{node.op} has an output whose shape depends on values.")
+    ones = [inputs[i].type.filter(np.ones(inputs[i].type.shape, inputs[i].dtype)) for i in inputs]
+    function = pytensor.function(list(inputs.values()), _rebuild(node, inputs), RUN_ONCE, on_unused_input="ignore")
+    return [np.shape(result) for result in function(*ones)]
 
 
 def _rebuild(node: Any, inputs: dict[int, Tensor]) -> list[Tensor]:

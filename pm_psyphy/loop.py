@@ -1,7 +1,7 @@
 """A Program and an optax transformation in; a search for the minimum, compiled into one loop, comes out."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 from functools import partial
@@ -15,6 +15,7 @@ import optax
 from pm_psyphy.kernel import update_params
 from pm_psyphy.lbfgs import LBFGSState
 from pm_psyphy.program import Data, Program
+from pm_psyphy.signatures import sign
 from pm_psyphy.vector import Layout, VectorTransformation, find_layout
 
 # Rows of history that one chunk can hold, shared among the starts; a chunk ends when they are full.
@@ -29,8 +30,13 @@ STEPS_TOGETHER = 64
 UNSTARTED = np.int32(-1)
 # So many steps of a first-order method in a row promise little where it has converged.
 QUIET = 50
+# By so much each derivative has to have fallen.
+REDUCED = 0.1
 # Loops kept compiled for one model.
 MAX_LOOPS = 16
+# What transformations are known by, by their ids.
+MAX_KEYS = 64
+_KEYS: dict[int, tuple[Any, Hashable]] = {}
 
 
 class Code(IntEnum):
@@ -57,12 +63,19 @@ class Search(NamedTuple):
     promise: jax.Array
     """By how much, at most, a further step promised to lower the loss."""
     watch: Any
-    """Of a first-order method, what tells how much that is: a `Watch`."""
+    """What else tells whether it has converged: `Peaks` of L-BFGS, a `Watch` of a first-order method."""
 
     @property
     def furthest(self) -> int:
         """The step of the search that came furthest, on the host."""
         return int(np.max(np.asarray(self.step)))
+
+
+class Peaks(NamedTuple):
+    """The largest size of each derivative so far, and how many steps in a row have promised little."""
+
+    sizes: jax.Array
+    n_quiet: jax.Array
 
 
 class Watch(NamedTuple):
@@ -136,7 +149,7 @@ def get_loop(
     leaves, structure = jax.tree.flatten((starts, data, stream))
     signature = structure, *((np.shape(a), a.dtype, getattr(a, "sharding", None)) for a in leaves)
     loops = program.compiled.loops
-    loop_id = transformation, n_starts, signature, batched
+    loop_id = find_key(transformation), n_starts, signature, batched
     is_new = loop_id not in loops
     if is_new:
         loops[loop_id] = _compile_loop(program, transformation, starts, data, batched, stream)
@@ -144,6 +157,17 @@ def get_loop(
             loops.pop(next(iter(loops)))
     loop = loops[loop_id] = loops.pop(loop_id)
     return loop, loop.unstarted._replace(params=loop.arrange(starts)), (time.perf_counter() - begun) * is_new
+
+
+def find_key(transformation: Any) -> Hashable:
+    """Return what equal transformations have in common, so that an equal one is not compiled anew."""
+    key = id(transformation)
+    if key not in _KEYS:
+        if len(_KEYS) >= MAX_KEYS:
+            _KEYS.pop(next(iter(_KEYS)))
+        # The transformation is held too, so that no other one gets its id.
+        _KEYS[key] = transformation, (type(transformation), sign(transformation) or key)
+    return _KEYS[key][1]
 
 
 def _compile_loop(
@@ -203,8 +227,9 @@ def _init_search(transformation, n_starts: int, dtype: Any, watched: bool, param
     def init(params):
         infinite = jnp.asarray(jnp.inf, dtype)
         state, zero = transformation.init(params), jnp.int32(0)
-        knows_curvature = isinstance(state, LBFGSState) or not watched
-        watch = () if knows_curvature else Watch(params, jax.tree.map(jnp.zeros_like, params), zero)
+        zeros = jax.tree.map(jnp.zeros_like, params)
+        own = Peaks(zeros, zero) if isinstance(state, LBFGSState) else Watch(params, zeros, zero)
+        watch = own if watched else ()
         return Search(params, state, zero, zero, params, infinite, infinite, infinite, watch)
 
     return (jax.vmap(init) if n_starts > 1 else init)(params)
@@ -229,16 +254,25 @@ def _make_advance(
             transformation, search.params, search.opt_state, loss, grads, lambda p: value(p, data, key)
         )
         is_lbfgs = isinstance(opt_state, LBFGSState)
+        dealt_with: Any = True
         if is_lbfgs:
-            promise, watch = opt_state.line.worst, ()
+            promise, watch = opt_state.line.worst, search.watch
+            if isinstance(watch, Peaks):
+                # Where scales differ widely, the pairs know nothing yet of the smaller ones, whose derivatives stay.
+                sizes = jnp.where(finite, jnp.maximum(watch.sizes, jnp.abs(grads)), watch.sizes)
+                noise = jnp.finfo(loss.dtype).eps * jnp.max(sizes, initial=0)
+                n_quiet = jnp.where(finite & (promise > find_limit(tolerance, loss)), 0, watch.n_quiet + 1)
+                watch = Peaks(sizes, n_quiet)
+                dealt_with = jnp.all(jnp.abs(grads) <= REDUCED * sizes + noise) | (n_quiet >= QUIET) | (norm == 0)
         elif isinstance(search.watch, Watch):
             promise, watch = _look_back(search, loss, grads, tolerance)
         else:
             promise, watch = jnp.asarray(jnp.inf, loss.dtype), ()
-        converged = finite & (tolerance >= 0) & (promise <= find_limit(tolerance, loss))
+        little = finite & (tolerance >= 0) & (promise <= find_limit(tolerance, loss))
         # The trial points of a line search may be worse, or outside the domain: that is its business.
         failed = (~finite & (search.step == 0)) if is_lbfgs else ~finite
         stalled = opt_state.line.stalled > 0 if is_lbfgs else jnp.zeros_like(finite)
+        converged = little & (dealt_with | stalled)
         better = converged | (finite & (stochastic | (loss < search.best_loss)))
         best_loss = jnp.where(better, loss, search.best_loss)
         best_norm = jnp.where(better, norm, search.best_gradient_norm)

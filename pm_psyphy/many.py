@@ -101,19 +101,19 @@ def find_maps(
     """
     begun = time.perf_counter()
     check_settings(steps=steps, log_every=1, starts=starts, tolerance=tolerance, init=init)
-    sets = read_data_sets(data, dim)
+    chosen = find_device(device)
     template = (
-        model
+        move(model, chosen)
         if isinstance(model, Objective)
-        else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace)
+        else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace, device=chosen)
     )
+    sets = read_data_sets(data, dim, template.model.named_vars_to_dims)
     if template.stochastic:
         raise ValueError("The model draws minibatches, and each fit is of all its data. Take pm.Minibatch out of it.")
     transformation = make_transformation(optimizer, stochastic=False, learning_rate=learning_rate, momentum=momentum)
     seed = int(np.random.default_rng(random_seed).integers(2**31))
     points = choose_starts(template, model, starts, init, initvals, seed)
     settings = Settings(steps, TOLERANCE if tolerance is None else tolerance, log_every=1)
-    chosen = find_device(device)
     seconds = 0.0
 
     def search(template: Objective) -> tuple[Objective, dict[str, np.ndarray], Ends]:
@@ -121,8 +121,7 @@ def find_maps(
         objective, stacks = _fill_in(template, sets)
         before = time.perf_counter()
         if client is None:
-            placed = move(objective, chosen)
-            ends = _search_each(placed, stacks, transformation, points, settings, progressbar)
+            ends = _search_each(objective, stacks, transformation, points, settings, progressbar)
         else:
             chosen_optimizer = {"optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum}
             ends = _search_on(client, template.model, sets, chosen_optimizer, points, settings)
@@ -133,7 +132,7 @@ def find_maps(
     if not np.isfinite(ends.loss).any() and not ends.interrupted and not isinstance(model, Objective):
         # The search saw what the routes were not asked before: let them be tried on the model's own data.
         forget_program(template)
-        objective, stacks, ends = search(compile_objective(template.model, initvals=initvals))
+        objective, stacks, ends = search(move(compile_objective(template.model, initvals=initvals), chosen))
     if not np.isfinite(ends.loss).any():
         if ends.interrupted:
             raise KeyboardInterrupt

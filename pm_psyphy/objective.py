@@ -12,6 +12,7 @@ import pytensor
 
 from pm_psyphy.arrays import convert_array, read_array
 from pm_psyphy.graph import OWN, LiftedGraph, compile_checks, lift, read_data
+from pm_psyphy.held import Held
 from pm_psyphy.linker import IndexLimit
 from pm_psyphy.program import Constrain, Params, Program, build_constrain, list_shapes, trace
 from pm_psyphy.rows import RUN_ONCE
@@ -29,7 +30,7 @@ class Coords(dict[str, tuple]):
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True, eq=False)
-class Objective:
+class Objective(Held):
     """Negative log posterior of a model, its gradient, and the data they are evaluated on.
 
     Parameters live in PyMC's unconstrained space: dicts from value-variable names (``"sigma_log__"``) to arrays, as
@@ -136,6 +137,8 @@ class Objective:
             where a shape depends on values, is NumPy's.
         """
         names = self.list_names() if names is None else list(names)
+        if not names:
+            return {}
         found = self.find_constrain(names)
         values = dict(found.function(self._check(params), self.values_of(found.graph)))
         if found.on_host:
@@ -239,13 +242,43 @@ class Objective:
                 known = ", ".join(name for name in self.data if not name.startswith(OWN))
                 raise ValueError(f"{name!r} is no data of this model. It has {known or 'none'}.")
         values = {name: place(self.convert(name, array), self.device) for name, array in arrays.items()}
-        for name, array in list(values.items()):
-            for dim, length in zip(self.model.named_vars_to_dims.get(name) or (), array.shape, strict=False):
-                if dim in self.data and dim not in arrays:
-                    values[dim] = place(np.asarray(length, self.data[dim].dtype), self.device)
-        rebound = replace(self, data=self.data | values)
+        rebound = replace(self, data=self.data | self._follow_lengths(values))
         check_data(rebound, {name: np.shape(array) for name, array in arrays.items()})
         return rebound
+
+    def replace_data(self, arrays: Mapping[str, Any]) -> "Objective":
+        """Return the objective with other data, of which the log density need not make sense: to predict.
+
+        Parameters
+        ----------
+        arrays : dict of str to array
+            By the names of `pm.Data`. Lengths of dims follow.
+
+        Returns
+        -------
+        Objective
+        """
+        known = {v.name for v in self.model.data_vars} & self.data.keys()
+        for name in arrays:
+            if name not in known:
+                raise ValueError(f"{name!r} is no data of this model. It has {', '.join(sorted(known)) or 'none'}.")
+        values = {name: place(self.convert(name, array), self.device) for name, array in arrays.items()}
+        return replace(self, data=self.data | self._follow_lengths(values))
+
+    def find_changed(self) -> list[str]:
+        """Return the names of `pm.Data` whose values the model has changed since."""
+        own = {v.name: v for v in self.model.data_vars if v.name in self.data}
+        present = read_data(own)
+        return [name for name in own if not _are_equal(present[name], np.asarray(self.data[name]))]
+
+    def _follow_lengths(self, values: dict[str, Any]) -> dict[str, Any]:
+        """Add the lengths of the dims that new values have."""
+        lengths = {}
+        for name, array in values.items():
+            for dim, length in zip(self.model.named_vars_to_dims.get(name) or (), array.shape, strict=False):
+                if dim in self.data and dim not in values:
+                    lengths[dim] = place(np.asarray(length, self.data[dim].dtype), self.device)
+        return values | lengths
 
     def compile(
         self,
@@ -325,6 +358,10 @@ class Objective:
         return key
 
 
+def _are_equal(a: np.ndarray, b: np.ndarray) -> bool:
+    return np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f")
+
+
 def place(array: Any, device: Any = None) -> jax.Array:
     """Return an array of JAX's own, which nothing that is done to the given one changes."""
     # JAX takes over an array of NumPy's on a CPU without copying it, where it lies well in memory.
@@ -359,12 +396,17 @@ def check_data(objective: Objective, given: Mapping[str, tuple[int, ...]] | None
             f"The shapes of the data do not fit the model: {held}. Give every array that shares a changed length its "
             f"new one. ({error})"
         ) from error
-    for limit in program.compiled.index_limits.get(list_shapes(objective.start, data), []):
-        if all(name in data for name in limit.names):
-            _check_indices(limit, limit.find(data))
+    check_limits(objective, data)
     for op, names, function in program.remember("checks", lambda: compile_checks(program.graph)):
         if not all(np.all(condition) for condition in function(*(np.asarray(data[n]) for n in names))):
             raise op.exc_type(op.msg)
+
+
+def check_limits(objective: Objective, arrays: Mapping[str, Any], first: int = 0) -> None:
+    """Raise if indices are beyond their axis, of those that follow from these arrays; `first` is their first row."""
+    for limit in objective.program.compiled.index_limits.get(list_shapes(objective.start, objective.data), []):
+        if all(name in arrays for name in limit.names):
+            _check_indices(limit, limit.find(arrays), first)
 
 
 def checks_data(objective: Objective) -> bool:
@@ -373,7 +415,7 @@ def checks_data(objective: Objective) -> bool:
     return bool(limits or objective.program.remember("checks", lambda: compile_checks(objective.program.graph)))
 
 
-def _check_indices(limit: IndexLimit, indices: Any) -> None:
+def _check_indices(limit: IndexLimit, indices: Any, first: int) -> None:
     if not np.size(indices):
         return
     low, high = np.min(indices), np.max(indices)
@@ -381,7 +423,7 @@ def _check_indices(limit: IndexLimit, indices: Any) -> None:
         what = " and ".join(map(repr, limit.names)) or "An array of the model"
         wrong = np.asarray((indices >= limit.length) | (indices < -limit.length))
         at = tuple(map(int, np.argwhere(wrong)[0]))
-        where = f" at row {at[0]}" if len(at) == 1 else ""
+        where = f" at row {first + at[0]}" if len(at) == 1 else ""
         raise ValueError(
             f"{what} holds or gives the index {high if high >= limit.length else low}{where}, into an axis of length "
             f"{limit.length}. Indices run from 0 to {limit.length - 1}."

@@ -12,12 +12,16 @@ import numpy as np
 import optax
 
 from pm_psyphy.batches import Batches
-from pm_psyphy.checkpoint import Checkpoint, describe_run, read_checkpoint, write_checkpoint
+from pm_psyphy.checkpoint import Checkpoint, check_path, describe_run, read_checkpoint, write_checkpoint
+from pm_psyphy.lbfgs import LBFGSState
 from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, find_limit, get_loop, run_chunks
 from pm_psyphy.objective import Objective
 from pm_psyphy.processes import follow_first, is_first
 from pm_psyphy.progress import ProgressLine
 from pm_psyphy.status import Status
+
+# Between two checkpoints, and by how many times as long as one takes to write.
+SECONDS_BETWEEN, SHARE_OF_WRITING = 1.0, 20
 
 
 class Progress(NamedTuple):
@@ -30,6 +34,16 @@ class Progress(NamedTuple):
     """Unconstrained, by value-variable name."""
 
 
+class LastMoves(NamedTuple):
+    """How B searches by L-BFGS went on at their end; each dict is of arrays (B, ...)."""
+
+    next: dict[str, np.ndarray]
+    """The step that would have come next."""
+    moved: dict[str, np.ndarray]
+    """The last one, and by how much the gradient changed along it."""
+    turned: dict[str, np.ndarray]
+
+
 @dataclass(frozen=True)
 class Trajectory:
     """Where B searches ended, and how they got there."""
@@ -40,6 +54,8 @@ class Trajectory:
     gradient_norm: np.ndarray
     status: list[Status]
     last_step: np.ndarray
+    last_moves: LastMoves | None
+    """Of L-BFGS."""
     logged_steps: np.ndarray
     """(T,)"""
     logged: np.ndarray
@@ -55,6 +71,7 @@ def minimise(
     settings: Settings,
     *,
     seed: int = 0,
+    given_seed: int | None = None,
     label: str = "",
     progressbar: bool = False,
     callback: Callable[[Progress], Any] | None = None,
@@ -71,13 +88,16 @@ def minimise(
     settings : Settings
     seed : int
         Of the random draws of a stochastic objective.
+    given_seed : int, optional
+        What the user gave; a checkpoint of another is refused.
     label : str
         Names the optimiser, on the progress bar and in the checkpoint.
     progressbar : bool
     callback : callable, optional
         Called with a `Progress` at the end of each chunk; a true return value stops the search.
     checkpoint : path, optional
-        Written at the end of each chunk, and read at the start if it is there.
+        Written at the ends of chunks, about once a second and less often where writing takes long, and at the end of
+        the search; read at the start if it is there.
     batches : Batches, optional
         Data that each step has for itself.
 
@@ -85,21 +105,27 @@ def minimise(
     -------
     Trajectory
     """
-    interrupted = False
+    interrupted, writer = False, None
     with ProgressLine(label) if progressbar and is_first() else nullcontext() as line:
         example = None if batches is None else batches.example()
         loop, search, compile_seconds = get_loop(
             objective.program, transformation, starts, objective.data, stream=example
         )
-        run = describe_run(objective, search, f"{label}{batches or ''}") if checkpoint else ""
-        state = _begin(search, seed, settings, checkpoint, run)
+        state = Checkpoint(search, seed, np.zeros(0, int), np.zeros((0, search.code.size, 2)))
+        if checkpoint is not None:
+            check_path(checkpoint)
+            rows = "" if batches is None else batches.sign()
+            run = describe_run(objective, search, transformation, label, given_seed, rows)
+            writer = Writer(checkpoint, run)
+            state = _resume(state, checkpoint, run)
+        state = state._replace(search=_reopen(state.search, settings.tolerance))
         begun = time.perf_counter()
         chunks = None if batches is None else batches.draw(state.seed, max(state.search.furthest, 0))
         try:
             for search, steps, rows in run_chunks(loop, state.search, objective.data, state.seed, settings, chunks):
                 state = state.extend(search, steps, rows.reshape(len(steps), search.code.size, 2))
-                if checkpoint and is_first():
-                    write_checkpoint(checkpoint, state, run, keep_going=True)
+                if writer is not None:
+                    writer.write(state)
                 if _is_due(search, settings) and _report(loop, search, line, callback):
                     interrupted = True
                     break
@@ -115,22 +141,37 @@ def minimise(
         finally:
             if chunks is not None:
                 chunks.close()
+        if writer is not None:
+            writer.write(state, last=True)
     return _conclude(loop, state, interrupted, compile_seconds, time.perf_counter() - begun)
 
 
-def _begin(search: Search, seed: int, settings: Settings, checkpoint: str | Path | None, run: str) -> Checkpoint:
-    """Return the state from the checkpoint, or a new one, written at once so that a bad path is found now."""
-    state = read_checkpoint(checkpoint, search, run) if checkpoint and is_first() else None
-    if state is None:
-        state = Checkpoint(search, seed, np.zeros(0, int), np.zeros((0, search.code.size, 2)))
-        if checkpoint and is_first():
-            write_checkpoint(checkpoint, state, run)
-    if checkpoint:
-        length = int(follow_first(np.int64(len(state.logged_steps))))
-        room = state._replace(logged_steps=np.zeros(length, int), logged=np.zeros((length, search.code.size, 2)))
-        state = follow_first(state if is_first() else room)
-        state = state._replace(seed=int(state.seed))
-    return state._replace(search=_reopen(state.search, settings.tolerance))
+class Writer:
+    """Writes checkpoints, as often as they take little of the time."""
+
+    def __init__(self, path: str | Path, run: dict[str, str]):
+        self.path, self.run = path, run
+        self.due, self.written = 0.0, UNSTARTED
+
+    def write(self, state: Checkpoint, *, last: bool = False) -> None:
+        """Write a state that has got somewhere, if it is time or the last one."""
+        step, now = state.search.furthest, time.perf_counter()
+        is_new = step != self.written and np.isfinite(state.search.best_loss).any()
+        if not is_first() or not is_new or not (last or now >= self.due):
+            return
+        write_checkpoint(self.path, state, self.run)
+        self.written, done = step, time.perf_counter()
+        self.due = done + max(SECONDS_BETWEEN, SHARE_OF_WRITING * (done - now))
+
+
+def _resume(state: Checkpoint, checkpoint: str | Path, run: dict[str, str]) -> Checkpoint:
+    """Return the state from the checkpoint, if there is one, in all processes."""
+    found = read_checkpoint(checkpoint, state.search, run) if is_first() else None
+    state = state if found is None else found
+    length = int(follow_first(np.int64(len(state.logged_steps))))
+    room = state._replace(logged_steps=np.zeros(length, int), logged=np.zeros((length, state.search.code.size, 2)))
+    state = follow_first(state if is_first() else room)
+    return state._replace(seed=int(state.seed))
 
 
 def _is_due(search: Search, settings: Settings) -> bool:
@@ -162,11 +203,26 @@ def _conclude(
         gradient_norm=np.atleast_1d(state.search.best_gradient_norm),
         status=[name_status(code, still) for code in codes],
         last_step=np.atleast_1d(state.search.step) - 1,
+        last_moves=_find_last_moves(loop, state.search),
         logged_steps=state.logged_steps,
         logged=state.logged,
         compile_seconds=compile_seconds,
         run_seconds=run_seconds,
     )
+
+
+def _find_last_moves(loop: Loop, search: Search) -> LastMoves | None:
+    state = search.opt_state
+    if not isinstance(state, LBFGSState):
+        return None
+    pairs, n_searches = np.asarray(state.pairs), search.code.size
+    pairs = pairs.reshape(n_searches, *pairs.shape[-2:])
+    n_slots = pairs.shape[1] // 2 - 1
+    newest = 2 * ((np.atleast_1d(state.line.n_pairs).astype(int) - 1) % n_slots)
+    rows = np.arange(n_searches)
+    found = np.asarray(state.direction).reshape(n_searches, -1), pairs[rows, newest], pairs[rows, newest + 1]
+    split = (stack if n_searches > 1 else stack[0] for stack in found)
+    return LastMoves(*(_stack(loop.name(stack), n_searches) for stack in split))
 
 
 def name_status(code: int, still: Status) -> Status:

@@ -166,6 +166,8 @@ def build_program(
             accept(program, start, read_program_data(program, values))
         except Exception as error:
             errors[route] = error
+            import os
+            if os.environ.get('DBG'): import traceback; traceback.print_exception(error)
             continue
         if program.on_host:
             warnings.warn(
@@ -236,6 +238,7 @@ def _list_routes(model, density: WeightedDensity, errors, values) -> Iterator[tu
             freeze=freeze,
             values=values,
             rows=density.rows,
+            unfrozen=density.numbers,
             extra=find_shared(model),
         )
         if any(graph.data.keys() == other.data.keys() for _, other in tried):

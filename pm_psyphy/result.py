@@ -1,5 +1,6 @@
 """A Trajectory in; a MAPResult comes out: the estimate by the user's names, and how it was reached."""
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,6 +11,8 @@ import xarray as xr
 from pytensor.graph.basic import Variable
 
 from pm_psyphy.datatree import make_datatree
+from pm_psyphy.diagnosis import Diagnosis
+from pm_psyphy.held import Held
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Trajectory
 from pm_psyphy.status import Status, describe
@@ -41,7 +44,7 @@ class Starts(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MAPResult(Mapping[str, np.ndarray]):
+class MAPResult(Held, Mapping[str, np.ndarray]):
     """A maximum a posteriori estimate: a mapping from the model's names to arrays.
 
     Attributes
@@ -109,9 +112,6 @@ class MAPResult(Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.values_by_name)
 
-    def __reduce__(self) -> str:
-        raise TypeError("A MAPResult holds a compiled program and cannot be pickled. Save it by `fit.save(path)`.")
-
     def __repr__(self) -> str:
         width = max((len(name) for name in self), default=0)
         rows = [f"  {name:<{width}}  {abridge(value)}" for name, value in self.items()]
@@ -125,13 +125,16 @@ class MAPResult(Mapping[str, np.ndarray]):
             ]
         )
 
-    def evaluate(self, expression: Any) -> Any:
+    def evaluate(self, expression: Any, *, data: Mapping[str, Any] | None = None) -> Any:
         """Compute any tensor of the model at the estimate.
 
         Parameters
         ----------
         expression : TensorVariable, or sequence of them
             In terms of the model's variables; observed variables stand for their data.
+        data : dict of str to array, optional
+            New values of the model's data by name, of any length, to predict for. Default: those of the fit, whatever
+            the model holds now.
 
         Returns
         -------
@@ -140,9 +143,16 @@ class MAPResult(Mapping[str, np.ndarray]):
         Raises
         ------
         ValueError
-            If the expression draws random numbers of its own.
+            If the expression draws random numbers of its own, or a name is no data of the model.
         """
-        return evaluate(self.objective, self.unconstrained, expression)
+        objective = self.objective if data is None else self.objective.replace_data(data)
+        if data is None and (changed := self.objective.find_changed()):
+            warnings.warn(
+                f"The model has other values of {', '.join(map(repr, changed))} now. These results are of the fit's own "
+                "data; pass data={..} for others.",
+                stacklevel=2,
+            )
+        return evaluate(objective, self.unconstrained, expression)
 
     def to_datatree(self) -> xr.DataTree:
         """Return the fit as an ArviZ DataTree.
@@ -175,6 +185,7 @@ def make_result(
     compile_seconds: float,
     var_names: Sequence[str] | None,
     stochastic: bool = False,
+    diagnosis: Diagnosis | None = None,
 ) -> MAPResult:
     """Describe the best of the searches.
 
@@ -189,6 +200,8 @@ def make_result(
     var_names : sequence of str, optional
     stochastic : bool
         Whether the loss was random.
+    diagnosis : Diagnosis, optional
+        Of the end of the best search.
 
     Returns
     -------
@@ -197,7 +210,10 @@ def make_result(
     best = int(np.nanargmin(trajectory.loss))
     params = {name: trajectory.params[name][best] for name in objective.start}
     values = {name: np.asarray(value) for name, value in objective.constrain(params, var_names).items()}
+    found = diagnosis or Diagnosis()
     status, norm, step = trajectory.status[best], float(trajectory.gradient_norm[best]), int(trajectory.last_step[best])
+    status = found.judge(status)
+    message = describe(status, step=step, gradient_norm=norm, stochastic=stochastic, optimizer=optimizer)
     history = History(trajectory.logged_steps, *trajectory.logged[:, best].T)
     reached = history.step <= step
     starts = Starts(
@@ -208,7 +224,7 @@ def make_result(
         unconstrained=params,
         loss=float(trajectory.loss[best]),
         status=status,
-        message=describe(status, step=step, gradient_norm=norm, stochastic=stochastic),
+        message=" ".join(filter(None, [message, found.describe(status, values)])),
         n_steps=step,
         gradient_norm=norm,
         history=History(*(column[reached] for column in history)),

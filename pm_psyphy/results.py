@@ -100,6 +100,7 @@ class MAPResults(Draws):
             gradient_norm=self.gradient_norm[i : i + 1],
             status=[self.status[i]],
             last_step=self.n_steps[i : i + 1],
+            last_moves=None,
             logged_steps=self.n_steps[i : i + 1],
             logged=np.array([[[self.loss[i], self.gradient_norm[i]]]]),
             compile_seconds=0.0,

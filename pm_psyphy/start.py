@@ -1,22 +1,27 @@
 """A PyMC model and initial values in; starting points in the unconstrained space come out, or the reason why not."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pymc as pm
 import pytensor
+import pytensor.tensor as pt
 from pymc.initial_point import make_initial_point_expression
+from pymc.logprob.utils import CheckParameterValue
 from pymc.pytensorf import compile as compile_graph
 from pymc.pytensorf import find_rng_nodes, replace_rng_nodes, reseed_rngs
 from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant
 from pytensor.graph.replace import clone_replace
-from pytensor.graph.traversal import graph_inputs
+from pytensor.graph.traversal import ancestors, graph_inputs
 from pytensor.tensor.type import TensorType
 
 from pm_psyphy.arrays import convert_array, read_array
 from pm_psyphy.graph import lift
+from pm_psyphy.linker import HOST_FAILURES
 from pm_psyphy.rows import RUN_ONCE
 
 _DRAWERS: WeakKeyDictionary[pm.Model, dict[Any, Any]] = WeakKeyDictionary()
@@ -63,8 +68,38 @@ def draw_starts(
         for name, value in values.items():
             inputs[name].set_value(value)
         reseed_rngs(generators, int(rng.integers(2**30)))
-        points.append(dict(zip(names, draw(data), strict=True)) | unconstrained)
+        drawn = dict(zip(names, draw(data), strict=True))
+        points.append({name: _come_inside(model, name, v, values) for name, v in drawn.items()} | unconstrained)
     return {name: np.stack([point[name] for point in points]) for name in points[0]}
+
+
+def draw_others(
+    model: pm.Model, start: Mapping[str, np.ndarray], n: int, seed: int, data: Mapping[Any, Any]
+) -> Iterator[dict[str, np.ndarray]]:
+    """Yield starts elsewhere: draws of the prior, where it can be drawn from, and ever farther from a given start.
+
+    Parameters
+    ----------
+    model : pm.Model
+    start : dict of str to ndarray
+    n : int
+    seed : int
+    data : dict of Tensor to array
+        Of shared variables.
+
+    Yields
+    ------
+    dict of str to ndarray
+    """
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        width = 2.0**i
+        point = {k: (v + width * rng.uniform(-1, 1, np.shape(v))).astype(v.dtype) for k, v in start.items()}
+        if i % 2:
+            with suppress(Exception):  # what PyMC raises for priors that cannot be drawn from is not of one type
+                drawn = draw_starts(model, init="prior", random_seed=seed + i, data=data)
+                point = {name: stack[0] for name, stack in drawn.items()}
+        yield {k: np.where(np.isfinite(v), v, 0).astype(v.dtype) for k, v in point.items()}
 
 
 def _sort_initvals(model, initvals: Mapping[str, Any], data) -> tuple[dict, dict, dict]:
@@ -85,6 +120,15 @@ def _sort_initvals(model, initvals: Mapping[str, Any], data) -> tuple[dict, dict
         else:
             raise ValueError(f"initvals name {name!r}, which is no free variable. The model has {', '.join(free)}.")
     return arrays, strategies, unconstrained
+
+
+def _come_inside(model, name: str, value: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
+    """Take the middle of an interval where PyMC's own initial point is outside of it, as for imputed censored values."""
+    (rv,) = (rv for rv in model.free_RVs if model.rvs_to_values[rv].name == name)
+    outside = ~np.isfinite(value)
+    if rv.name in given or model.rvs_to_transforms[rv] is None or not outside.any():
+        return value
+    return np.where(outside, 0, value).astype(value.dtype)
 
 
 def _fill(model, name: str, given: Any, kind: Any, data: Mapping[Any, Any]) -> np.ndarray:
@@ -177,28 +221,56 @@ def explain_start(
     -------
     str
     """
-    with_nan = {name: np.argwhere(np.isnan(values)) for name, values in data.items() if _has_nan(values)}
+    held = dict(_list_arrays(model, data))
+    with_nan = {name: np.argwhere(np.isnan(values)) for name, values in held.items() if _has_nan(values)}
     if with_nan:
-        counts = (f"{name!r} ({len(at)} NaN, first at index {tuple(map(int, at[0]))})" for name, at in with_nan.items())
+        counts = (f"{name} ({len(at)} NaN, the first at {_say(at[0])})" for name, at in with_nan.items())
         return f"The data hold NaN: {', '.join(counts)}. Drop these rows, or model them as missing."
     outside = [name for name, value in start.items() if not np.isfinite(value).all()]
     if outside:
         return f"The start is not finite for {', '.join(outside)}. Give `initvals` inside the variable's support."
     faults = [
-        f"log p of {name!r} is {value}"
-        for name, value in _term_values(model, start, values_of)
+        f"log p of {name!r} is {value}{why}"
+        for name, value, why in _term_values(model, start, values_of)
         if not np.isfinite(value)
     ]
     faults += [
         f"the gradient for {name!r} is not finite" for name, grad in grads.items() if not np.isfinite(grad).all()
     ]
+    faults += [f"{op} failed ({why})" for op, why in HOST_FAILURES.items()]
     values = ", ".join(
         f"{name} = {np.array2string(np.asarray(v), threshold=6, precision=4)}" for name, v in start.items()
     )
+    infinite = [f"{name} holds inf at {_say(np.argwhere(np.isinf(v))[0])}" for name, v in held.items() if _has_inf(v)]
+    also = f" Besides, {', '.join(infinite)}." if infinite else ""
     return (
-        f"The loss at the start is {loss}: {'; '.join(faults) or 'a sum of finite terms overflows'}. "
+        f"The loss at the start is {loss}: {'; '.join(faults) or 'a sum of finite terms overflows'}.{also} "
         f"Give other `initvals`, or check this variable's prior and data. The start was {values}."
     )
+
+
+def _list_arrays(model, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the arrays of a model, with a name for each: the user's own, or that of the variable that needs it."""
+    named = {v.name for v in model.named_vars.values()} | {rv.name for rv in model.observed_RVs}
+    yield from ((repr(name), np.asarray(values)) for name, values in data.items() if name in named)
+    terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
+    graphs = model.logp(vars=terms, sum=False, jacobian=False)
+    seen: set[Any] = set()
+    for term, graph in zip(terms, graphs, strict=True):
+        for source in graph_inputs([graph]):
+            is_new = isinstance(source, Constant) and source not in seen and source.name not in named
+            if is_new and np.ndim(getattr(source, "data", None)):
+                seen.add(source)
+                yield f"an array {np.shape(source.data)} that {term.name!r} needs", np.asarray(source.data)
+
+
+def _say(at: np.ndarray) -> str:
+    return f"row {int(at[0])}" if len(at) == 1 else f"index {tuple(map(int, at))}"
+
+
+def _has_inf(values: Any) -> bool:
+    array = np.asarray(values)
+    return array.dtype.kind == "f" and bool(np.isinf(array).any())
 
 
 def _has_nan(values: Any) -> bool:
@@ -206,17 +278,27 @@ def _has_nan(values: Any) -> bool:
     return array.dtype.kind == "f" and bool(np.isnan(array).any())
 
 
-def _term_values(model, start, values_of):
+def _term_values(model, start, values_of) -> Iterator[tuple[str, float, str]]:
+    """Yield the log probability of each term, and which check of its parameters fails."""
     terms = [*model.free_RVs, *model.observed_RVs, *model.potentials]
     graph = lift(model, [t.sum() for t in model.logp(vars=terms, sum=False, jacobian=False)])
     held = values_of(graph)
     values = [start[p.name] for p in graph.parameters] + [np.asarray(held[name]) for name in graph.data]
+    checks = {
+        i: [v.owner for v in ancestors([output]) if v.owner and isinstance(v.owner.op, CheckParameterValue)]
+        for i, output in enumerate(graph.outputs)
+    }
+    conditions = [condition for nodes in checks.values() for node in nodes for condition in node.inputs[1:]]
     # PyMC's own compile turns its parameter checks into -inf, where PyTensor's would raise.
     function: Any = compile_graph(
         [*graph.parameters, *graph.data.values()],
-        graph.outputs,
+        [*graph.outputs, *(pt.as_tensor(condition) for condition in conditions)],
         mode=RUN_ONCE,
         on_unused_input="ignore",
         givens={g: pytensor.shared(np.random.default_rng(0)) for g in graph.generators},
     )
-    return zip((t.name for t in terms), (float(v) for v in function(*values)), strict=True)
+    found = function(*values)
+    holds = dict(zip(conditions, found[len(terms) :], strict=True))
+    for i, (term, value) in enumerate(zip(terms, found, strict=False)):
+        failed = [node.op.msg for node in checks[i] if not all(np.all(holds[c]) for c in node.inputs[1:])]
+        yield term.name, float(value), f" ({', '.join(dict.fromkeys(failed))} does not hold)" if failed else ""

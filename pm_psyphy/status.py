@@ -8,7 +8,8 @@ class Status(StrEnum):
 
     CONVERGED: a further step promises to lower the loss by less than the tolerance. MAX_STEPS: all steps were taken. STALLED: L-BFGS found no lower
     loss, though it expected one. DIVERGED: loss or gradient were not finite. INTERRUPTED: by
-    Ctrl-C or the callback. Whatever the status, the result holds the best finite parameters.
+    Ctrl-C or the callback. UNBOUNDED: there is no optimum, the loss stays as low however far a variable goes. PLATEAU:
+    the loss does not depend on a variable near its start. Whatever the status, the result holds the best finite parameters.
     """
 
     CONVERGED = "converged"
@@ -16,9 +17,11 @@ class Status(StrEnum):
     STALLED = "stalled"
     DIVERGED = "diverged"
     INTERRUPTED = "interrupted"
+    UNBOUNDED = "unbounded"
+    PLATEAU = "plateau"
 
 
-def describe(status: Status, *, step: int, gradient_norm: float, stochastic: bool) -> str:
+def describe(status: Status, *, step: int, gradient_norm: float, stochastic: bool, optimizer: str = "") -> str:
     """Say in a sentence or two how a fit ended, and what to try if it failed.
 
     Parameters
@@ -30,6 +33,8 @@ def describe(status: Status, *, step: int, gradient_norm: float, stochastic: boo
         Largest absolute derivative at the parameters returned.
     stochastic : bool
         Whether the loss was random, so that there is no test of convergence.
+    optimizer : str
+        Its name; what was done already is not advised.
 
     Returns
     -------
@@ -40,13 +45,18 @@ def describe(status: Status, *, step: int, gradient_norm: float, stochastic: boo
         return (
             f"All {count} were taken; a random loss has no test of convergence, and the one shown is the last draw's."
         )
+    is_lbfgs = optimizer == "L-BFGS"
+    other = "" if is_lbfgs or stochastic else ", or take optimizer='lbfgs'"
+    lower = "Give other initvals." if is_lbfgs else f"Lower the learning_rate{other}."
     return {
         Status.CONVERGED: f"Converged after {count}: the gradient is {norm}.",
-        Status.MAX_STEPS: f"Not converged after {count}: the gradient is {norm}. "
-        "Allow more steps, see whether a parameter runs away, or take another learning_rate or optimizer='lbfgs'.",
+        Status.MAX_STEPS: f"Not converged after {count}: the gradient is {norm}. Allow more steps"
+        f"{'' if is_lbfgs else ', or another learning_rate'}{other}; see whether a parameter runs away.",
         Status.STALLED: f"Not converged: after {count} no lower loss was found, with a gradient of {norm}. "
         "The optimum is reached to working precision, or lies at a kink or the edge of the domain: check the estimate.",
         Status.DIVERGED: f"Diverged at step {step:,}: loss or gradient were not finite. The best parameters before it "
-        f"are returned, with a gradient of {norm}. Lower the learning_rate, or try optimizer='lbfgs'.",
+        f"are returned, with a gradient of {norm}. {lower}",
         Status.INTERRUPTED: f"Interrupted at step {step:,}, with a gradient of {norm}. The best parameters are kept.",
+        Status.UNBOUNDED: f"Not converged: the search ended after {count}, with a gradient of {norm}.",
+        Status.PLATEAU: f"Not converged: the search ended after {count}, with a gradient of {norm}.",
     }[status]

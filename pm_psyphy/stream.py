@@ -1,5 +1,6 @@
 """Rows that need not fit into memory in; batches of them, in an order that a seed decides, come out ahead of time."""
 
+import hashlib
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,7 +39,18 @@ class Rows:
     arrays: Mapping[str, Any]
     axes: Mapping[str, int]
     """The axis of each along the rows."""
-    dtypes: Mapping[str, Any]
+    convert: Callable[[dict[str, Any], int], dict[str, np.ndarray]]
+    """Checks rows, of which the first has this number, and returns them in the model's types, along the first axis."""
+
+    def sign(self) -> str:
+        """Return a text that equal rows share; all of them are read for it."""
+        digest = hashlib.blake2b(digest_size=16)
+        size = max(1, NUMBERS_OF_WINDOW // _count_numbers(self.read(0, 1)))
+        for start in range(0, self.n_rows, size):
+            for name, rows in sorted(self.read(start, min(start + size, self.n_rows)).items()):
+                digest.update(name.encode())
+                digest.update(np.ascontiguousarray(rows).data)
+        return digest.hexdigest()
 
     @property
     def n_rows(self) -> int:
@@ -50,14 +62,15 @@ class Rows:
         found = {}
         for name, axis in self.axes.items():
             try:
-                part = np.asarray(self.arrays[name][(slice(None),) * axis + (slice(start, stop),)])
+                found[name] = self.arrays[name][(slice(None),) * axis + (slice(start, stop),)]
+                if not isinstance(found[name], np.ndarray):
+                    found[name] = np.asarray(found[name])
             except (OSError, ValueError, RuntimeError) as error:
                 raise OSError(
                     f"Rows {start} to {stop - 1} of {name!r} cannot be read ({error}). Repair or replace the file; "
                     "with checkpoint=.. the fit goes on where it was."
                 ) from error
-            found[name] = np.moveaxis(part, axis, 0).astype(self.dtypes[name], copy=False)
-        return found
+        return self.convert(found, start)
 
     def example(self, batch_size: int) -> Chunk:
         """Return a chunk of the shapes that `draw` yields."""
@@ -120,15 +133,24 @@ class Blocks:
     """The first block, for its shapes."""
     n_rows: int
     axes: Mapping[str, int]
-    dtypes: Mapping[str, Any]
+    convert: Callable[[dict[str, Any], int], dict[str, np.ndarray]]
+    """As of `Rows`."""
+
+    def sign(self) -> str:
+        """Return a text that the same blocks share, by the first of them."""
+        digest = hashlib.blake2b(digest_size=16)
+        for name, rows in sorted(self._convert(self.first, 0).items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(rows).data)
+        return digest.hexdigest()
 
     def example(self, batch_size: int) -> Chunk:
         """Return a chunk of the shapes that `draw` yields."""
-        block = self._convert(self.first)
+        block = self._convert(self.first, 0)
         return _cut({name: rows[:batch_size] for name, rows in block.items()}, batch_size, self._size(batch_size))
 
     def _size(self, batch_size: int) -> int:
-        block = self._convert(self.first)
+        block = self._convert(self.first, 0)
         n = len(next(iter(block.values())))
         return _count_steps(batch_size * _count_numbers(block, n), n // batch_size)
 
@@ -150,9 +172,11 @@ class Blocks:
         passed, size = 0, self._size(batch_size)
         while True:
             held: dict[str, np.ndarray] = {}
+            n_read = 0
             for given in chain(self.blocks(), [None]):
                 if given is not None:
-                    block = self._convert(given)
+                    block = self._convert(given, n_read)
+                    n_read += len(next(iter(block.values())))
                     held = {n: np.concatenate([held[n], rows]) for n, rows in block.items()} if held else block
                 elif not held:
                     return
@@ -165,14 +189,15 @@ class Blocks:
                     yield _cut({n: rows[begin * batch_size : end] for n, rows in held.items()}, batch_size, size)
                 held = {n: rows[n_batches * batch_size :] for n, rows in held.items()}
 
-    def _convert(self, given: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    def _convert(self, given: Mapping[str, Any], first: int) -> dict[str, np.ndarray]:
         missing = [name for name in self.axes if name not in given]
         if missing:
             raise ValueError(f"A block of rows holds {', '.join(given)}. It lacks {', '.join(missing)}.")
-        return {
-            name: np.moveaxis(np.asarray(given[name]), axis, 0).astype(self.dtypes[name], copy=False)
-            for name, axis in self.axes.items()
-        }
+        block = self.convert({name: given[name] for name in self.axes}, first)
+        if len({len(rows) for rows in block.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(rows)}" for name, rows in block.items())
+            raise ValueError(f"The rows of a block are {lengths}. Give each array as many.")
+        return block
 
 
 def run_ahead(chunks: Iterator[Chunk], place: Callable[[Chunk], Any]) -> Generator[Any]:

@@ -44,6 +44,8 @@ class WeightedDensity:
 
     log_density: Tensor
     rows: dict[Tensor, int]
+    numbers: frozenset[Tensor] = frozenset()
+    """What else changes with the rows: their number, their weights and that of the rest."""
 
 
 def write_weighted_log_density(model: Any, dim: str, *, jacobian: bool) -> WeightedDensity:
@@ -91,7 +93,8 @@ def write_weighted_log_density(model: Any, dim: str, *, jacobian: bool) -> Weigh
             total += pt.switch(own > 0, own * guarded, 0).sum()
         else:
             total += rest * graph.sum()
-    return WeightedDensity(total, rows)
+    length = model.dim_lengths.get(dim)
+    return WeightedDensity(total, rows, frozenset({weights, rest} | ({length} if length is not None else set())))
 
 
 def _free_lengths(graphs: Sequence[Tensor], axes: Sequence[int | None], weights: Tensor) -> list[Tensor]:

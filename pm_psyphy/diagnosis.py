@@ -1,0 +1,214 @@
+"""Where a search began and ended in; whether that is an optimum, and if not, which variable is why, comes out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from pm_psyphy.objective import Objective
+from pm_psyphy.optimize import LastMoves
+from pm_psyphy.status import Status
+
+# What moves less than this share of its way in the last step has arrived.
+ARRIVED = 1e-3
+# What moves together moves by at least this share of its way, of the largest share.
+TOGETHER = 0.1
+# In nats: what all of the way back would cost, by the curvature at its end, where the end is not in a valley.
+SHALLOW = 0.02
+# So many times its way a variable is put farther on, to see whether a search stays there; of so many variables.
+BENT, MOST_SEARCHES = 3.0, 3
+# So many times as far from the start as the search has gone, the loss is looked at.
+FARTHER = (1.0, 8.0, 64.0, 1e4, 1e8)
+# Whose way is shorter has not gone anywhere.
+SHORTEST = 1e-8
+# In nats: what costs less, the data and priors do not notice.
+UNNOTICED, FLAT = 0.01, 1e-9
+# A scale that has shrunk by this factor has collapsed.
+COLLAPSED = 1e-6
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What was found out about the end of a search; all by the user's names of variables."""
+
+    unbounded: tuple[str, ...] = ()
+    """The loss does not rise however far they go on."""
+    at_edge: tuple[str, ...] = ()
+    """They are as near to an edge of their support as makes no difference."""
+    still: tuple[str, ...] = ()
+    """They have not moved: their gradient is exactly 0."""
+    flat: tuple[str, ...] = ()
+    """Of those, the ones of which the loss does not depend nearby."""
+    collapsed: tuple[str, ...] = ()
+    """Scales that have gone to 0, where the search did not converge."""
+    elsewhere: str = ""
+    """Which of several other starts this is the end of, where the model's own start was of no use."""
+
+    def judge(self, status: Status) -> Status:
+        """Return how the search ended, all in all."""
+        if status in (Status.CONVERGED, Status.STALLED, Status.MAX_STEPS) and self.unbounded:
+            return Status.UNBOUNDED
+        return Status.PLATEAU if status is Status.CONVERGED and self.flat else status
+
+    def describe(self, status: Status, values: Mapping[str, np.ndarray]) -> str:
+        """Say in a sentence or two what was found; nothing where that is an optimum inside."""
+        other = f"It is {self.elsewhere} of several starts, since the model's own was of no use." * bool(self.elsewhere)
+        return " ".join(filter(None, [self._describe_end(status, values), other]))
+
+    def _describe_end(self, status: Status, values: Mapping[str, np.ndarray]) -> str:
+        if status is Status.UNBOUNDED:
+            reached = ", ".join(f"{name} = {_show(values[name])}" for name in self.unbounded if name in values)
+            return (
+                f"There is no optimum: the loss stays as low however far {_list(self.unbounded)} "
+                f"{'goes' if len(self.unbounded) == 1 else 'go'} on{f' (now {reached})' if reached else ''}. So it is "
+                "where predictors separate the responses, or the data show no threshold. Give a prior that bounds it."
+            )
+        if status is Status.PLATEAU:
+            return (
+                f"The loss does not depend on {_list(self.flat)} near its start, so that the search could not move it: "
+                "the start is far from where the data tell of it, or they never do. Give other initvals, a prior, or "
+                "leave it out of the model."
+            )
+        if self.collapsed and status is not Status.CONVERGED:
+            return (
+                f"{_list(self.collapsed)} has gone to 0, where the density of a scale may grow without bound and has "
+                "no mode. Write the effects as mean + scale * z with z ~ Normal(0, 1), or give the scale a prior that "
+                "is 0 at 0, such as pm.Gamma with alpha = 2."
+            )
+        if self.at_edge and status in (Status.CONVERGED, Status.STALLED):
+            return f"{_list(self.at_edge)} is at the edge of its support."
+        return ""
+
+
+def diagnose(
+    objective: Objective,
+    start: Mapping[str, np.ndarray],
+    params: Mapping[str, np.ndarray],
+    moves: LastMoves | None,
+    status: Status,
+    search: Callable[[dict[str, np.ndarray]], tuple[float, dict[str, np.ndarray]]] | None = None,
+) -> Diagnosis:
+    """Look at the loss beyond where a search ended, if its last moves leave a doubt; else nothing is computed.
+
+    Parameters
+    ----------
+    objective : Objective
+    start, params : dict of str to ndarray
+        Unconstrained, where it began and ended.
+    moves : LastMoves, optional
+        Its last ones, if they are known.
+    status : Status
+    search : callable, optional
+        Searches from another point, and returns where it ends: the loss and the parameters.
+
+    Returns
+    -------
+    Diagnosis
+    """
+    way = {name: np.asarray(params[name]) - start[name] for name in params}
+    if not all(np.isfinite(d).all() for d in way.values()):
+        return Diagnosis()
+    going = _find_going(way, moves)
+    resting = [n for n, d in way.items() if d.size and not d.any() and (moves is None or not moves.next[n].any())]
+    names = {objective.model.rvs_to_values[rv].name: rv.name for rv in objective.model.free_RVs}
+    found = Diagnosis()
+    if any(mask.any() for mask in going.values()):
+        found = _look_beyond(objective, names, start, params, way, going, status, search)
+    if resting and status is Status.CONVERGED:
+        flat = tuple(names[name] for name in resting if _is_flat(objective, params, name))
+        found = replace(found, still=tuple(names[name] for name in resting), flat=flat)
+    return found
+
+
+def _find_going(way: Mapping[str, np.ndarray], moves: LastMoves | None) -> dict[str, np.ndarray]:
+    """Return which parameters may go on without end: none, if the last moves have settled."""
+    gone = {name: np.abs(d) > SHORTEST for name, d in way.items()}
+    if moves is None:
+        return gone
+
+    def share(step: np.ndarray, name: str) -> np.ndarray:
+        """Return how much of its way each parameter has gone in a step."""
+        return np.where(gone[name], np.abs(step) / np.where(gone[name], np.abs(way[name]), 1), 0)
+
+    def pick(steps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return the parameters that move together, each by about as much of its way as the others."""
+        shares = {name: share(step, name) for name, step in steps.items()}
+        largest = max((np.max(s, initial=0) for s in shares.values()), default=0)
+        return {name: (s >= TOGETHER * largest) & (s > 0) for name, s in shares.items()}
+
+    # Along the last step, what would all of the way back cost, were the curvature the same everywhere?
+    square = sum(float(np.vdot(step, step)) for step in moves.moved.values())
+    curvature = sum(float(np.vdot(step, moves.turned[name])) for name, step in moves.moved.items())
+    back = sum(float(np.vdot(step, way[name])) for name, step in moves.moved.items())
+    is_shallow = square > 0 and curvature * back**2 / 2 < SHALLOW * square**2
+    largest = max((np.max(share(step, name), initial=0) for name, step in moves.next.items()), default=0)
+    nothing = {name: np.zeros(np.shape(d), bool) for name, d in way.items()}
+    first = pick(moves.next) if largest > ARRIVED else nothing
+    second = pick(moves.moved) if is_shallow else nothing
+    return {name: first[name] | second[name] for name in way}
+
+
+def _look_beyond(objective: Objective, names, start, params, way, going, status: Status, search) -> Diagnosis:
+    def move(masks: Mapping[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
+        return {n: (v + factor * np.where(masks[n], way[n], 0)).astype(v.dtype) for n, v in params.items()}
+
+    def goes_on(masks: Mapping[str, np.ndarray]) -> bool:
+        """Whether the loss stays as low, as far as it is finite at all."""
+        rises = (_find_loss(objective, move(masks, factor)) - here for factor in FARTHER)
+        finite = [rise for rise in rises if np.isfinite(rise) or rise == -np.inf]
+        return len(finite) > 2 and all(rise <= UNNOTICED for rise in finite)
+
+    def goes_on_bent(masks: Mapping[str, np.ndarray]) -> bool:
+        """Whether a search from farther on finds as low a loss there, as along a ridge that is bent."""
+        farther = move(masks, BENT)
+        if search is None or not np.isfinite(_find_loss(objective, farther)):
+            return False
+        loss, ended = search(farther)
+        came_back = [np.abs(ended[n] - params[n])[m] < 0.5 * np.abs(way[n])[m] for n, m in masks.items()]
+        return loss <= here + UNNOTICED and not any(back.any() for back in came_back)
+
+    here = _find_loss(objective, params)
+    suspects, alone = [name for name, mask in going.items() if mask.any()], {}
+    if not goes_on(going):
+        nothing = {name: np.zeros_like(mask) for name, mask in going.items()}
+        alone = {name: nothing | {name: going[name]} for name in suspects}
+        bent = set(suspects[:MOST_SEARCHES]) if status is Status.CONVERGED else set()
+        suspects = [n for n, masks in alone.items() if goes_on(masks) or (n in bent and goes_on_bent(masks))]
+    own = [names[name] for name in suspects]
+    before, now = (objective.constrain(point, own) for point in (start, params))
+    beyond = objective.constrain(move(going, FARTHER[2]), own)
+    at_edge, unbounded = [], []
+    for name in own:
+        # To an edge, such as 0, there is not far to go.
+        step = np.abs(np.asarray(beyond[name]) - now[name])
+        near = np.isfinite(step) & (step <= np.maximum(np.abs(now[name]), np.abs(before[name])))
+        (at_edge if near.all() else unbounded).append(name)
+    collapsed = _find_collapsed(objective, start, params) if status is not Status.CONVERGED else []
+    return Diagnosis(tuple(unbounded), tuple(at_edge), collapsed=tuple(collapsed))
+
+
+def _find_collapsed(objective: Objective, start, params) -> list[str]:
+    """Return the variables that are positive and have come near to 0."""
+    model = objective.model
+    own = [rv.name for rv in model.free_RVs if model.rvs_to_values[rv].name.endswith("_log__")]
+    before, now = (objective.constrain(point, own) for point in (start, params))
+    return [name for name in own if np.any(np.asarray(now[name]) < COLLAPSED * np.asarray(before[name]))]
+
+
+def _is_flat(objective: Objective, params: Mapping[str, np.ndarray], name: str) -> bool:
+    here = _find_loss(objective, params)
+    moved = (params | {name: (params[name] + step).astype(params[name].dtype)} for step in (-1.0, 1.0))
+    return all(abs(_find_loss(objective, point) - here) <= FLAT * max(1.0, abs(here)) for point in moved)
+
+
+def _find_loss(objective: Objective, params: Mapping[str, np.ndarray]) -> float:
+    return float(objective.value(params))
+
+
+def _list(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names)) if len(names) < 3 else f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
+
+
+def _show(value: Any) -> str:
+    return np.array2string(np.asarray(value), precision=4, threshold=6)

@@ -1,0 +1,132 @@
+"""A search in; where it ended comes out, from another route or start if the first one could not move."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from pm_psyphy.assembly import compile_objective, forget_program
+from pm_psyphy.blocks import spare_memory
+from pm_psyphy.device import move
+from pm_psyphy.diagnosis import UNNOTICED, Diagnosis, diagnose
+from pm_psyphy.objective import Objective
+from pm_psyphy.optimize import LastMoves, Trajectory
+from pm_psyphy.start import draw_others
+from pm_psyphy.status import Status
+
+# So many other starts are tried where the model's own is of no use.
+OTHERS = 8
+
+
+def search_whole(
+    objective: Objective,
+    search: Callable[..., Trajectory],
+    points: dict[str, np.ndarray],
+    initvals: Mapping[str, Any] | None,
+    seed: int,
+    *,
+    may_reroute: bool,
+    may_restart: bool,
+) -> tuple[Objective, Trajectory, Diagnosis]:
+    """Search from the starts, on all data at once.
+
+    Parameters
+    ----------
+    objective : Objective
+    search : callable
+        `minimise`, given all but its objective.
+    points : dict of ndarray, each (B, ...)
+        The starts.
+    initvals : dict, optional
+        As the user gave them. Without any, other starts are tried where loss or gradient are not finite.
+    seed : int
+        Of other starts.
+    may_reroute : bool
+        Whether the model may be compiled by another route.
+    may_restart : bool
+        Whether other starts may be tried.
+
+    Returns
+    -------
+    objective : Objective
+        Of the route that was taken.
+    trajectory : Trajectory
+        Without a finite loss if there is none at any start.
+    diagnosis : Diagnosis
+
+    Raises
+    ------
+    ValueError
+        If no route gives a finite loss and gradient; the message names the variable.
+    """
+    n_starts = len(next(iter(points.values())))
+    trajectory, failure = search(spare_memory(objective, n_starts)), None
+    if not _is_finite(trajectory) and may_reroute:
+        # The search saw what the routes were not asked before: let them be tried at this start.
+        forget_program(objective)
+        try:
+            objective = move(compile_objective(objective.model, initvals=initvals), objective.device)
+            trajectory = search(spare_memory(objective, n_starts))
+        except ValueError as error:
+            failure = error
+    if not _is_finite(trajectory):
+        if may_restart and not initvals:
+            points, trajectory = _search_elsewhere(objective, search, points, trajectory, seed)
+        if not _is_finite(trajectory):
+            if failure is not None:
+                raise failure
+            return objective, trajectory, Diagnosis()
+        return objective, trajectory, replace(_examine(objective, search, points, trajectory), elsewhere="the first finite")
+    found = _examine(objective, search, points, trajectory)
+    if found.still and may_restart:
+        others, best = _search_elsewhere(objective, search, points, trajectory, seed, first_only=False)
+        if best.loss[0] < trajectory.loss[0] - UNNOTICED:
+            return objective, best, replace(_examine(objective, search, others, best), elsewhere="the best")
+    return objective, trajectory, found
+
+
+def _is_finite(trajectory: Trajectory) -> bool:
+    return bool(np.isfinite(trajectory.loss).any())
+
+
+def _examine(
+    objective: Objective, search: Callable, points: dict[str, np.ndarray], trajectory: Trajectory
+) -> Diagnosis:
+    """Diagnose the end of the best search."""
+    best = int(np.nanargmin(trajectory.loss))
+    if trajectory.status[best] in (Status.DIVERGED, Status.INTERRUPTED):
+        return Diagnosis()
+    start, params = ({name: stack[best] for name, stack in stacks.items()} for stacks in (points, trajectory.params))
+    moves = trajectory.last_moves
+    if moves is not None:
+        moves = LastMoves(*({name: stack[best] for name, stack in part.items()} for part in moves))
+
+    def search_from(point: dict[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
+        quiet = {"progressbar": False, "callback": None, "checkpoint": None}
+        found = search(spare_memory(objective), starts={name: v[None] for name, v in point.items()}, **quiet)
+        return float(found.loss[0]), {name: stack[0] for name, stack in found.params.items()}
+
+    return diagnose(spare_memory(objective), start, params, moves, trajectory.status[best], search_from)
+
+
+def _search_elsewhere(
+    objective: Objective,
+    search: Callable[..., Trajectory],
+    points: dict[str, np.ndarray],
+    trajectory: Trajectory,
+    seed: int,
+    *,
+    first_only: bool = True,
+) -> tuple[dict[str, np.ndarray], Trajectory]:
+    """Search from other starts, one after the other in the same compiled loop; return the first or the best end."""
+    start = {name: stack[0] for name, stack in points.items()}
+    laid, best = spare_memory(objective), (points, trajectory)
+    for other in draw_others(objective.model, start, OTHERS, seed, objective.values):
+        point = {name: value[None] for name, value in other.items()}
+        found = search(laid, starts=point, progressbar=False, callback=None, checkpoint=None)
+        if _is_finite(found) and not found.loss[0] >= best[1].loss[0]:
+            best = point, found
+            if first_only:
+                break
+    return best
