@@ -10,7 +10,7 @@ import numpy as np
 import pymc as pm
 from pytensor.scalar.basic import Cast
 
-from pm_psyphy.device import check_process
+from pm_psyphy.device import check_process, compute_plainly
 from pm_psyphy.graph import check_model, read_data
 from pm_psyphy.objective import Coords, Objective, check_data, place
 from pm_psyphy.program import (
@@ -31,6 +31,7 @@ from pm_psyphy.weights import REST, WEIGHTS, find_rows
 _PROGRAMS: WeakKeyDictionary[pm.Model, dict[Any, Program]] = WeakKeyDictionary()
 
 
+@compute_plainly
 def compile_objective(
     model: pm.Model | None = None, *, jacobian: bool = False, initvals: Mapping[str, Any] | None = None
 ) -> Objective:
@@ -93,7 +94,7 @@ def assemble_objective(
     check_model(model)
     if not model.observed_RVs and not model.potentials:
         warnings.warn(
-            "The model has no observed variable and no potential, so that its posterior is its prior.", stacklevel=3
+            "The model has no observed variable and no potential, so that its posterior is its prior.", stacklevel=4
         )
     start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
     held = Held({}, Coords(model.coords), start, device)

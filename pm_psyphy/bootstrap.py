@@ -15,6 +15,7 @@ from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.type import TensorType
 
 from pm_psyphy.assembly import change_density, count_rows, find_observed
+from pm_psyphy.device import compute_plainly
 from pm_psyphy.draws import Draws
 from pm_psyphy.fit import find_map
 from pm_psyphy.laplace import approximate, check_fit
@@ -79,6 +80,7 @@ class Bootstrap(Draws):
         return xr.DataTree.from_dict(groups)
 
 
+@compute_plainly
 def bootstrap(
     fit: MAPResult | pm.Model,
     *,
@@ -144,7 +146,7 @@ def bootstrap(
     if failed:
         warnings.warn(
             f"{len(failed)} of {n} fits did not converge, the first of them number {failed[0]}; see `status`.",
-            stacklevel=2,
+            stacklevel=3,
         )
     return Bootstrap(fit.objective, found.params, fit, found.loss, tuple(found.status), found.n_steps)
 

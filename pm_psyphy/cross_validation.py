@@ -11,6 +11,7 @@ import xarray as xr
 from rich.progress import track
 
 from pm_psyphy.assembly import assemble_objective, change_density, find_model
+from pm_psyphy.device import compute_plainly
 from pm_psyphy.draws import Draws
 from pm_psyphy.fit import find_map
 from pm_psyphy.laplace import Gaussian, add_jacobian, approximate
@@ -124,6 +125,7 @@ class CrossValidation:
         return {name: values[i].tolist() for (name, values), i in zip(self.grid.items(), index, strict=True)}
 
 
+@compute_plainly
 def cross_validate(
     model: pm.Model | MAPResult | None = None,
     *,
@@ -183,12 +185,12 @@ def cross_validate(
             reached[index], near, log_evidence[index] = _fit(here, with_jacobian.with_data(**setting))
         except ValueError as error:
             failures.append(error)
-            warnings.warn(f"No fit at {_say(setting)}: {error}", stacklevel=2)
+            warnings.warn(f"No fit at {_say(setting)}: {error}", stacklevel=3)
             continue
         found = refit(near, lambda i: {WEIGHTS: kept[i]}, n_folds, tolerance=TOLERANCE)
         converged[index] = [status in (Status.CONVERGED, Status.STALLED) for status in found.status]
         if not converged[index].all():
-            warnings.warn(f"{np.sum(~converged[index])} folds did not converge at {_say(setting)}.", stacklevel=2)
+            warnings.warn(f"{np.sum(~converged[index])} folds did not converge at {_say(setting)}.", stacklevel=3)
         by_fold = _evaluate_rows(Draws(here, found.params), dim)
         log_likelihood[index] = by_fold[labels, np.arange(n_rows)]
     if not reached:

@@ -1,7 +1,9 @@
 """A device's name in; the device, or a clear error, comes out, and an objective's data on it."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import jax
@@ -35,6 +37,17 @@ def check_process() -> None:
                 "install pm_psyphy[cuda13] or pm_psyphy[cuda12] for a GPU."
             ) from error
         _OWNER.append(os.getpid())
+
+
+def compute_plainly[**P, T](function: Callable[P, T]) -> Callable[P, T]:
+    """Let JAX compile what a function does, and let NaN and inf be: searches go to where these are, and come back."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with jax.disable_jit(False), jax.debug_nans(False), jax.debug_infs(False):
+            return function(*args, **kwargs)
+
+    return call
 
 
 def find_device(name: str | None) -> Any:

@@ -121,32 +121,62 @@ def diagnose(
     return found
 
 
+def find_doubtful(
+    starts: Mapping[str, np.ndarray], params: Mapping[str, np.ndarray], moves: LastMoves | None
+) -> np.ndarray:
+    """Return which of n searches leave a doubt that they have come to an optimum, (n,); each array is (n, ...).
+
+    Parameters
+    ----------
+    starts, params : dict of str to ndarray
+    moves : LastMoves, optional
+        Without them, all of them do.
+
+    Returns
+    -------
+    ndarray of bool
+    """
+    n = len(next(iter(params.values())))
+    if moves is None:
+        return np.ones(n, bool)
+    way = _flatten({name: params[name] - starts[name] for name in params})
+    resting = [~_flatten({name: params[name] - starts[name]}).any(axis=1) for name in params]
+    has_arrived = np.max(_find_shares(way, _flatten(moves.next)), axis=1, initial=0) <= ARRIVED
+    return ~has_arrived | _is_shallow(way, moves) | np.any(resting, axis=0)
+
+
 def _find_going(way: Mapping[str, np.ndarray], moves: LastMoves | None) -> dict[str, np.ndarray]:
     """Return which parameters may go on without end: none, if the last moves have settled."""
-    gone = {name: np.abs(d) > SHORTEST for name, d in way.items()}
-    if moves is None:
-        return gone
+    flat = _flatten({name: np.asarray(d)[None] for name, d in way.items()})
+    going = np.abs(flat[0]) > SHORTEST
+    if moves is not None:
+        one = LastMoves(*({name: np.asarray(step)[None] for name, step in part.items()} for part in moves))
+        shares = [_find_shares(flat, _flatten(part))[0] for part in (one.next, one.moved)]
+        # What goes on together moves by about as much of its way in each step.
+        together = [(s >= TOGETHER * np.max(s, initial=0)) & (s > 0) for s in shares]
+        first, second = np.max(shares[0], initial=0) > ARRIVED, _is_shallow(flat, one)[0]
+        going = (first & together[0]) | (second & together[1])
+    places = np.cumsum([np.size(d) for d in way.values()])[:-1]
+    parts = np.split(going, places)
+    return {name: part.reshape(np.shape(d)) for (name, d), part in zip(way.items(), parts, strict=True)}
 
-    def share(step: np.ndarray, name: str) -> np.ndarray:
-        """Return how much of its way each parameter has gone in a step."""
-        return np.where(gone[name], np.abs(step) / np.where(gone[name], np.abs(way[name]), 1), 0)
 
-    def pick(steps: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Return the parameters that move together, each by about as much of its way as the others."""
-        shares = {name: share(step, name) for name, step in steps.items()}
-        largest = max((np.max(s, initial=0) for s in shares.values()), default=0)
-        return {name: (s >= TOGETHER * largest) & (s > 0) for name, s in shares.items()}
+def _flatten(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Return arrays (n, ...) side by side, (n, P)."""
+    return np.concatenate([np.reshape(a, (len(a), -1)) for a in arrays.values()], axis=1).astype(float)
 
-    # Along the last step, what would all of the way back cost, were the curvature the same everywhere?
-    square = sum(float(np.vdot(step, step)) for step in moves.moved.values())
-    curvature = sum(float(np.vdot(step, moves.turned[name])) for name, step in moves.moved.items())
-    back = sum(float(np.vdot(step, way[name])) for name, step in moves.moved.items())
-    is_shallow = square > 0 and curvature * back**2 / 2 < SHALLOW * square**2
-    largest = max((np.max(share(step, name), initial=0) for name, step in moves.next.items()), default=0)
-    nothing = {name: np.zeros(np.shape(d), bool) for name, d in way.items()}
-    first = pick(moves.next) if largest > ARRIVED else nothing
-    second = pick(moves.moved) if is_shallow else nothing
-    return {name: first[name] | second[name] for name in way}
+
+def _find_shares(way: np.ndarray, step: np.ndarray) -> np.ndarray:
+    """Return how much of its way each parameter goes in a step, (n, P)."""
+    gone = np.abs(way) > SHORTEST
+    return np.where(gone, np.abs(step) / np.where(gone, np.abs(way), 1), 0)
+
+
+def _is_shallow(way: np.ndarray, moves: LastMoves) -> np.ndarray:
+    """Whether all of the way back, along the last step, would cost little, were the curvature the same everywhere."""
+    moved, turned = _flatten(moves.moved), _flatten(moves.turned)
+    square, curvature, back = (np.sum(moved * other, axis=1) for other in (moved, turned, way))
+    return (square > 0) & (curvature * back**2 / 2 < SHALLOW * square**2)
 
 
 def _look_beyond(objective: Objective, names, start, params, way, going, status: Status, search) -> Diagnosis:
@@ -162,7 +192,9 @@ def _look_beyond(objective: Objective, names, start, params, way, going, status:
     def goes_on_bent(masks: Mapping[str, np.ndarray]) -> bool:
         """Whether a search from farther on finds as low a loss there, as along a ridge that is bent."""
         farther = move(masks, BENT)
-        if search is None or not np.isfinite(_find_loss(objective, farther)):
+        rise = _find_loss(objective, farther) - here
+        # What costs nothing there is no ridge, and was looked at along its way.
+        if search is None or not np.isfinite(rise) or rise <= UNNOTICED:
             return False
         loss, ended = search(farther)
         came_back = [np.abs(ended[n] - params[n])[m] < 0.5 * np.abs(way[n])[m] for n, m in masks.items()]

@@ -15,15 +15,15 @@ import pymc as pm
 from pm_psyphy.assembly import assemble_objective, explain_at
 from pm_psyphy.batches import make_batches
 from pm_psyphy.blocks import spare_memory
-from pm_psyphy.device import find_device, move
+from pm_psyphy.device import compute_plainly, find_device, move
 from pm_psyphy.loop import Settings, get_loop
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Progress, minimise
 from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
 from pm_psyphy.processes import check_same, follow_first
 from pm_psyphy.program import check_trace
-from pm_psyphy.result import MAPResult, make_result
 from pm_psyphy.rescue import search_whole
+from pm_psyphy.result import MAPResult, make_result
 from pm_psyphy.shard import shard_batches, shard_objective
 from pm_psyphy.start import draw_starts
 from pm_psyphy.status import Status
@@ -32,6 +32,7 @@ from pm_psyphy.status import Status
 TOLERANCE = 1e-8
 
 
+@compute_plainly
 def find_map(
     model: pm.Model | Objective | None = None,
     *,
@@ -204,12 +205,14 @@ def find_map(
         var_names=var_names,
         stochastic=stochastic,
         diagnosis=diagnosis,
+        is_of_model=not isinstance(model, Objective) and data is None,
     )
     if fit.status is not Status.CONVERGED and not (stochastic and fit.status is Status.MAX_STEPS):
-        warnings.warn(fit.message, stacklevel=2)
+        warnings.warn(fit.message, stacklevel=3)
     return fit
 
 
+@compute_plainly
 def compile_fit(objective: Objective, *, starts: int, device: str | None, **optimizer: Any) -> None:
     """Compile what `find_map` runs on an objective.
 
@@ -251,6 +254,4 @@ def choose_starts(objective, model, starts, init, initvals, seed) -> dict[str, n
     if starts == 1 and init is None and (initvals is None or not isinstance(model, Objective)):
         return {name: value[None] for name, value in objective.start.items()}
     init = init or ("jitter" if starts > 1 else None)
-    return draw_starts(
-        objective.model, n=starts, init=init, initvals=initvals, random_seed=seed, data=objective.values
-    )
+    return draw_starts(objective.model, n=starts, init=init, initvals=initvals, random_seed=seed, data=objective.values)

@@ -127,7 +127,8 @@ def lift(
             value = np.array(values[source] if source in values else _read(source))
             replacements[source] = source.type.constant_type(source.type, value, name=source.name)
             baked.append((source, value))
-        elif name is not None and (is_shared or _is_liftable(model, source, rows, freeze)):
+        elif _can_be_data(source) and (is_shared or _is_liftable(model, source, rows, freeze)):
+            name = name or _unused_name(None, {*names.values(), *data})
             replacements[source] = _loosen(source.type, rows.get(source))(name=name)
             data[name], lifted[name] = replacements[source], source
         elif isinstance(source, Constant) and np.ndim(source.data):
@@ -158,18 +159,22 @@ def find_shared(model: pm.model.core.BaseModel) -> list[SharedVariable]:
 
 
 def _name_sources(model: pm.model.core.BaseModel, sources: Sequence[Tensor]) -> dict[Tensor, str]:
-    """Return a name for each source of data, the user's own where there is one."""
+    """Return the names of the sources of data that have one."""
     observed = {v: rv.name for rv, v in model.rvs_to_values.items() if isinstance(v, Constant)}
     own = {**{v: v.name for v in model.data_vars}, **observed}
-    candidates = [v for v in sources if isinstance(getattr(v, "type", None), TensorType | SparseTensorType)]
-    candidates = [v for v in candidates if isinstance(v, SharedVariable | Constant)]
+    candidates = [v for v in sources if _can_be_data(v) and (v in own or v.name)]
     names: dict[Tensor, str] = {}
     taken: set[str] = set()
     # The user's names come first, so that none of his data has to be called otherwise.
-    for source in sorted(candidates, key=lambda v: (v not in own, not v.name)):
+    for source in sorted(candidates, key=lambda v: v not in own):
         names[source] = _unused_name(own.get(source) or source.name, taken)
         taken.add(names[source])
     return names
+
+
+def _can_be_data(source: Tensor) -> bool:
+    kind = getattr(source, "type", None)
+    return isinstance(source, SharedVariable | Constant) and isinstance(kind, TensorType | SparseTensorType)
 
 
 def _length(source: Tensor, axis: int) -> int:

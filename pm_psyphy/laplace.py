@@ -10,6 +10,7 @@ import numpy as np
 
 from pm_psyphy.assembly import change_density
 from pm_psyphy.blocks import spare_memory
+from pm_psyphy.device import compute_plainly
 from pm_psyphy.draws import Draws, over_draws
 from pm_psyphy.hessian import DIRECTIONS, Curvature, measure_curvature
 from pm_psyphy.lbfgs import lbfgs
@@ -159,6 +160,7 @@ class LaplacePosterior(Draws, Gaussian):
         ])  # fmt: skip
 
 
+@compute_plainly
 def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> LaplacePosterior:
     """Approximate the posterior by a Gaussian around its mode.
 

@@ -1,8 +1,9 @@
 """A PyTensor graph in; a JAX function of the same inputs comes out, with host callbacks for ops that JAX lacks."""
 
+import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -91,7 +92,8 @@ def translate(
     # Left alone, PyMC's parameter checks are dropped by JAX, and a negative sigma gives NaN instead of -inf.
     checks = "local_check_parameter_to_ninf_switch" if check_bounds else "local_remove_check_parameter"
     mode = get_mode("JAX").including(checks)
-    mode.optimizer.rewrite(fgraph)
+    with keep_quiet():
+        mode.optimizer.rewrite(fgraph)
 
     def convert(op, node: Any, **kwargs) -> Callable:
         def fall_back(error: Exception) -> Callable:
@@ -121,10 +123,23 @@ def translate(
 
         return run
 
-    with warnings.catch_warnings():
-        # Assertions have no place in a compiled program; the start is checked instead.
-        warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
+    with keep_quiet():
         return fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
+
+
+@contextmanager
+def keep_quiet() -> Iterator[None]:
+    """Keep to PyTensor what it says of rewrites that do not apply, and of assertions, which have no place in JAX."""
+    logger = logging.getLogger("pytensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytensor")
+            warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _find_own(node: Any) -> Callable | None:

@@ -272,7 +272,7 @@ def _make_advance(
         # The trial points of a line search may be worse, or outside the domain: that is its business.
         failed = (~finite & (search.step == 0)) if is_lbfgs else ~finite
         stalled = opt_state.line.stalled > 0 if is_lbfgs else jnp.zeros_like(finite)
-        converged = little & (dealt_with | stalled)
+        converged = little & dealt_with
         better = converged | (finite & (stochastic | (loss < search.best_loss)))
         best_loss = jnp.where(better, loss, search.best_loss)
         best_norm = jnp.where(better, norm, search.best_gradient_norm)

@@ -17,11 +17,13 @@ from pm_psyphy.assembly import (
     forget_program,
 )
 from pm_psyphy.datasets import DataSets, read_data_sets
-from pm_psyphy.device import find_device, move
+from pm_psyphy.device import compute_plainly, find_device, move
+from pm_psyphy.diagnosis import Diagnosis, diagnose, find_doubtful
 from pm_psyphy.division import divide
 from pm_psyphy.fit import TOLERANCE, check_settings, choose_starts
 from pm_psyphy.loop import Settings
-from pm_psyphy.objective import Objective, check_data, checks_data
+from pm_psyphy.objective import Objective, check_data, checks_data, place
+from pm_psyphy.optimize import LastMoves, minimise
 from pm_psyphy.optimizers import LearningRate, make_transformation, name_optimizer
 from pm_psyphy.pool import Ends, minimise_each
 from pm_psyphy.program import check_trace
@@ -33,6 +35,7 @@ from pm_psyphy.weights import WEIGHTS
 PARTS_OF_WORKER = 4
 
 
+@compute_plainly
 def find_maps(
     model: pm.Model | Objective | None,
     data: Any,
@@ -138,6 +141,9 @@ def find_maps(
             raise KeyboardInterrupt
         single = objective.with_data(**{name: stack[0] for name, stack in stacks.items()})
         raise ValueError(explain_at(single, {name: stack[0] for name, stack in points.items()}))
+    found = _diagnose_each(objective, stacks, transformation, points, settings, ends)
+    status = tuple(found[i].judge(s) if i in found else s for i, s in enumerate(ends.status))
+    ends = replace(ends, status=np.array(status, dtype=object))
     fits = MAPResults(
         objective,
         {name: _blank(stack, ends.loss) for name, stack in ends.params.items()},
@@ -146,8 +152,8 @@ def find_maps(
         ends.loss,
         ends.gradient_norm,
         ends.n_steps,
-        tuple(ends.status),
-        tuple(_describe_end(ends, sets, i) for i in range(len(sets.labels))),
+        status,
+        tuple(_describe_end(ends, sets, i, found.get(i)) for i in range(len(sets.labels))),
         name_optimizer(optimizer, False, learning_rate, momentum),
         chosen.device_kind if chosen.platform != "cpu" else "cpu",
         time.perf_counter() - begun - seconds,
@@ -161,7 +167,7 @@ def find_maps(
         warnings.warn(
             f"{failed.size} of {len(sets.labels)} fits did not converge: "
             f"{list_labels([sets.labels[i] for i in failed])}. {sets.labels[first]!r}: {fits.messages[first]}",
-            stacklevel=2,
+            stacklevel=3,
         )
     return fits
 
@@ -201,6 +207,7 @@ def _search_each(
         ends,
         params={name: stack[best] for name, stack in ends.params.items()},
         **{name: getattr(ends, name)[best] for name in ("loss", "gradient_norm", "status", "n_steps")},
+        last_moves=None if ends.last_moves is None else ends.last_moves.pick(best),
     )
 
 
@@ -218,6 +225,16 @@ def _search_on(client: Any, model: pm.Model, sets: DataSets, optimizer, points, 
             np.concatenate([getattr(end, name) for end in ends])
             for name in ("loss", "gradient_norm", "status", "n_steps")
         ),
+        _join_moves([end.last_moves for end in ends]),
+    )
+
+
+def _join_moves(parts: list[LastMoves | None]) -> LastMoves | None:
+    known = [part for part in parts if part is not None]
+    if len(known) < len(parts):
+        return None
+    return LastMoves(
+        *({name: np.concatenate([p[k][name] for p in known]) for name in known[0][k]} for k in range(len(known[0])))
     )
 
 
@@ -234,10 +251,33 @@ def _blank(stack: np.ndarray, loss: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(loss).reshape(-1, *[1] * (stack.ndim - 1)), stack, np.nan)
 
 
-def _describe_end(ends: Ends, sets: DataSets, i: int) -> str:
+def _diagnose_each(
+    objective: Objective, stacks: dict[str, np.ndarray], transformation, points, settings: Settings, ends: Ends
+) -> dict[int, Diagnosis]:
+    """Diagnose the searches whose ends leave a doubt."""
+    n_sets = len(ends.loss)
+    starts = {name: np.broadcast_to(stack[0], (n_sets, *stack.shape[1:])) for name, stack in points.items()}
+    doubtful = find_doubtful(starts, ends.params, ends.last_moves) & np.isfinite(ends.loss)
+    found: dict[int, Diagnosis] = {}
+    for i in map(int, np.flatnonzero(doubtful)):
+        own = {name: place(stack[i], objective.device) for name, stack in stacks.items()}
+        single = replace(objective, data=objective.data | own)
+
+        def search_from(point: dict[str, np.ndarray], single: Objective = single) -> tuple[float, dict]:
+            ended = minimise(single, transformation, {name: v[None] for name, v in point.items()}, settings)
+            return float(ended.loss[0]), {name: stack[0] for name, stack in ended.params.items()}
+
+        start, params = ({name: stack[i] for name, stack in part.items()} for part in (starts, ends.params))
+        moves = None if ends.last_moves is None else ends.last_moves.pick(i)
+        found[i] = diagnose(single, start, params, moves, ends.status[i], search_from)
+    return found
+
+
+def _describe_end(ends: Ends, sets: DataSets, i: int, diagnosis: Diagnosis | None) -> str:
     if np.isfinite(ends.loss[i]) or ends.status[i] is Status.INTERRUPTED:
         norm, step = float(ends.gradient_norm[i]), int(ends.n_steps[i])
-        return describe(ends.status[i], step=step, gradient_norm=norm, stochastic=False)
+        message = describe(ends.status[i], step=step, gradient_norm=norm, stochastic=False)
+        return " ".join(filter(None, [message, diagnosis.describe(ends.status[i], {}) if diagnosis else ""]))
     for name, array in sets.pick(i).items():
         if array.dtype.kind == "f" and np.isnan(array).any():
             at = tuple(map(int, np.argwhere(np.isnan(array))[0]))

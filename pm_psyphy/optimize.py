@@ -43,6 +43,10 @@ class LastMoves(NamedTuple):
     """The last one, and by how much the gradient changed along it."""
     turned: dict[str, np.ndarray]
 
+    def pick(self, i: Any) -> "LastMoves":
+        """Return those of one search, or of some."""
+        return LastMoves(*({name: stack[i] for name, stack in part.items()} for part in self))
+
 
 @dataclass(frozen=True)
 class Trajectory:
@@ -203,7 +207,7 @@ def _conclude(
         gradient_norm=np.atleast_1d(state.search.best_gradient_norm),
         status=[name_status(code, still) for code in codes],
         last_step=np.atleast_1d(state.search.step) - 1,
-        last_moves=_find_last_moves(loop, state.search),
+        last_moves=find_last_moves(loop, state.search),
         logged_steps=state.logged_steps,
         logged=state.logged,
         compile_seconds=compile_seconds,
@@ -211,7 +215,8 @@ def _conclude(
     )
 
 
-def _find_last_moves(loop: Loop, search: Search) -> LastMoves | None:
+def find_last_moves(loop: Loop, search: Search) -> LastMoves | None:
+    """Return how the searches of a state go on, if their optimiser tells."""
     state = search.opt_state
     if not isinstance(state, LBFGSState):
         return None

@@ -15,10 +15,10 @@ import optax
 from rich.progress import Progress
 
 from pm_psyphy.blocks import count_numbers, find_budget, find_place, measure_memory
-from pm_psyphy.device import count_cores
+from pm_psyphy.device import compute_plainly, count_cores
 from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, get_loop
 from pm_psyphy.objective import Objective
-from pm_psyphy.optimize import name_status
+from pm_psyphy.optimize import LastMoves, find_last_moves, name_status
 from pm_psyphy.status import Status
 
 # The lanes of a loop wait for each other. On a CPU the first few save Python's and XLA's own time at each step; a
@@ -41,6 +41,8 @@ class Ends:
     gradient_norm: np.ndarray
     status: np.ndarray
     n_steps: np.ndarray
+    last_moves: LastMoves | None
+    """Of L-BFGS."""
 
     @property
     def interrupted(self) -> bool:
@@ -82,7 +84,7 @@ def minimise_each(
     waiting, stop = deque(range(n)), Event()
     params = {name: stack.copy() for name, stack in starts.items()}
     loss, norm = np.full(n, np.inf, dtype), np.full(n, np.inf, dtype)
-    code, n_steps = np.full(n, Code.RUNNING), np.zeros(n, int)
+    code, n_steps, last_moves = np.full(n, Code.RUNNING), np.zeros(n, int), LastMoves({}, {}, {})
 
     with Progress(disable=not progressbar, transient=True) as bar, ThreadPoolExecutor(n_loops) as threads:
         task = bar.add_task(label, total=n)
@@ -94,6 +96,10 @@ def minimise_each(
             reached = search.best_loss, search.best_gradient_norm, search.code, steps
             for ours, theirs in zip((loss, norm, code, n_steps), reached, strict=True):
                 ours[numbers] = np.atleast_1d(theirs)[lanes]
+            moves = find_last_moves(loop, search)
+            for ours, theirs in zip(last_moves, moves or (), strict=False):
+                for name, stack in theirs.items():
+                    ours.setdefault(name, np.zeros_like(starts[name]))[numbers] = stack[lanes]
             bar.advance(task, len(numbers))
 
         run = partial(_run_lanes, objective, transformation, starts, take, settings, n_lanes, waiting, stop, note)
@@ -106,7 +112,7 @@ def minimise_each(
         each.result()
     still = Status.INTERRUPTED if stop.is_set() else Status.MAX_STEPS
     status = np.array([name_status(int(c), still) for c in code], dtype=object)
-    return Ends(params, loss, norm, status, n_steps)
+    return Ends(params, loss, norm, status, n_steps, last_moves if last_moves.next else None)
 
 
 def _choose_lanes(objective: Objective, n: int) -> tuple[int, int]:
@@ -120,6 +126,7 @@ def _choose_lanes(objective: Objective, n: int) -> tuple[int, int]:
     return (1 if size > NUMBERS_OF_LANE else min(LANES_OF_CPU, -(-n // n_loops))), n_loops
 
 
+@compute_plainly
 def _run_lanes(
     objective: Objective,
     transformation: optax.GradientTransformationExtraArgs,

@@ -167,7 +167,11 @@ def build_program(
         except Exception as error:
             errors[route] = error
             import os
-            if os.environ.get('DBG'): import traceback; traceback.print_exception(error)
+
+            if os.environ.get("DBG"):
+                import traceback
+
+                traceback.print_exception(error)
             continue
         if program.on_host:
             warnings.warn(

@@ -11,7 +11,7 @@ from pm_psyphy.blocks import spare_memory
 from pm_psyphy.device import move
 from pm_psyphy.diagnosis import UNNOTICED, Diagnosis, diagnose
 from pm_psyphy.objective import Objective
-from pm_psyphy.optimize import LastMoves, Trajectory
+from pm_psyphy.optimize import Trajectory
 from pm_psyphy.start import draw_others
 from pm_psyphy.status import Status
 
@@ -77,7 +77,13 @@ def search_whole(
             if failure is not None:
                 raise failure
             return objective, trajectory, Diagnosis()
-        return objective, trajectory, replace(_examine(objective, search, points, trajectory), elsewhere="the first finite")
+        return (
+            objective,
+            trajectory,
+            replace(_examine(objective, search, points, trajectory), elsewhere="the first finite"),
+        )
+    if objective.stochastic:
+        return objective, trajectory, Diagnosis()
     found = _examine(objective, search, points, trajectory)
     if found.still and may_restart:
         others, best = _search_elsewhere(objective, search, points, trajectory, seed, first_only=False)
@@ -98,9 +104,7 @@ def _examine(
     if trajectory.status[best] in (Status.DIVERGED, Status.INTERRUPTED):
         return Diagnosis()
     start, params = ({name: stack[best] for name, stack in stacks.items()} for stacks in (points, trajectory.params))
-    moves = trajectory.last_moves
-    if moves is not None:
-        moves = LastMoves(*({name: stack[best] for name, stack in part.items()} for part in moves))
+    moves = None if trajectory.last_moves is None else trajectory.last_moves.pick(best)
 
     def search_from(point: dict[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
         quiet = {"progressbar": False, "callback": None, "checkpoint": None}

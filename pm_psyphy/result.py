@@ -89,6 +89,8 @@ class MAPResult(Held, Mapping[str, np.ndarray]):
     compile_seconds: float
     run_seconds: float
     objective: Objective = field(repr=False)
+    is_of_model: bool = field(default=False, repr=False)
+    """Whether its data are those that the model held, and not others that were put in their place."""
 
     @property
     def converged(self) -> bool:
@@ -146,7 +148,7 @@ class MAPResult(Held, Mapping[str, np.ndarray]):
             If the expression draws random numbers of its own, or a name is no data of the model.
         """
         objective = self.objective if data is None else self.objective.replace_data(data)
-        if data is None and (changed := self.objective.find_changed()):
+        if data is None and self.is_of_model and (changed := self.objective.find_changed()):
             warnings.warn(
                 f"The model has other values of {', '.join(map(repr, changed))} now. These results are of the fit's own "
                 "data; pass data={..} for others.",
@@ -186,6 +188,7 @@ def make_result(
     var_names: Sequence[str] | None,
     stochastic: bool = False,
     diagnosis: Diagnosis | None = None,
+    is_of_model: bool = False,
 ) -> MAPResult:
     """Describe the best of the searches.
 
@@ -202,6 +205,8 @@ def make_result(
         Whether the loss was random.
     diagnosis : Diagnosis, optional
         Of the end of the best search.
+    is_of_model : bool
+        Whether the data are those of the model.
 
     Returns
     -------
@@ -234,6 +239,7 @@ def make_result(
         compile_seconds=compile_seconds,
         run_seconds=trajectory.run_seconds,
         objective=objective,
+        is_of_model=is_of_model,
     )
 
 

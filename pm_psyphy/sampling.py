@@ -13,7 +13,7 @@ import xarray as xr
 from rich.progress import Progress
 
 from pm_psyphy.blocks import find_place
-from pm_psyphy.device import count_cores
+from pm_psyphy.device import compute_plainly, count_cores
 from pm_psyphy.draws import Draws
 from pm_psyphy.graph import OWN
 from pm_psyphy.laplace import Gaussian, LaplacePosterior, add_jacobian, approximate, check_fit
@@ -37,6 +37,7 @@ STATS = {
 }
 
 
+@compute_plainly
 def sample(
     fit: MAPResult | LaplacePosterior,
     *,
@@ -109,6 +110,7 @@ def sample(
     groups = np.split(np.arange(chains), max(n for n in range(1, cores + 1) if chains % n == 0))
     stop = threading.Event()
 
+    @compute_plainly
     def walk(group: np.ndarray, tell: Callable[[int], None]) -> Any:
         chunk_keys = jax.vmap(lambda key: jax.random.split(key, 1 + -(-draws // DRAWS_OF_CHUNK)))(keys[group])
         state, tuned = jax.block_until_ready(run_tuning(chunk_keys[:, 0], origins[group], data, tune))

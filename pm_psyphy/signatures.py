@@ -95,7 +95,11 @@ def _list_parts_of_function(function: types.FunctionType, above: tuple[int, ...]
         return name
     above = (*above, id(function))
     enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
-    used = [] if is_known else [function.__globals__[n] for n in _list_names(function.__code__) if n in function.__globals__]
+    used = (
+        []
+        if is_known
+        else [function.__globals__[n] for n in _list_names(function.__code__) if n in function.__globals__]
+    )
     parts = [function.__defaults__, function.__kwdefaults__, enclosed, used]
     return *name, _list_parts_of_code(function.__code__), *(_list_parts(part, above) for part in parts)
 

@@ -12,6 +12,7 @@ import xarray as xr
 import zarr
 
 import pm_psyphy as psy
+from pm_psyphy.weights import WEIGHTS
 from pm_psyphy import stream
 from pm_psyphy.batches import make_batches
 from pm_psyphy.division import divide
@@ -222,7 +223,7 @@ def test_division_finds_what_has_rows():
         table = RNG.normal(size=200)
         pm.Normal("y", x @ pm.Normal("b", shape=3) + table, 1, observed=RNG.normal(size=200), dims="trial")
     _, axes = divide(psy.compile_objective(model), "trial")
-    assert axes == {"row weights": 0, "x": 0, "constant_0": 0, "y": 0}
+    assert axes == {WEIGHTS: 0, "x": 0, "constant": 0, "y": 0}
 
 
 @pytest.mark.parametrize(

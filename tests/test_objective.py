@@ -207,8 +207,8 @@ def test_a_stochastic_objective_wants_a_key():
     [
         ({"nothing": 1.0}, "'nothing' is no data of this model. It has "),
         ({"labels": np.zeros((3, 2))}, r"'labels' was given with shape \(3, 2\), the model has \(1000,\)"),
-        ({"labels": np.zeros(7, int)}, r"The new shapes do not fit the model: labels\[7\]"),
-        ({"labels": np.full(1000, 0.5)}, "'labels' was given with fractions"),
+        ({"labels": np.zeros(7, int)}, r"The shapes of the data do not fit the model: labels \(7,\)"),
+        ({"labels": np.full(1000, 0.5)}, "'labels' holds 0.5 at row 0, and the model has int32"),
     ],
 )
 def test_bad_data_are_refused(data, message):

@@ -37,7 +37,7 @@ def test_a_fit_is_frozen(fit):
 
 
 def test_pickling_points_to_save(fit):
-    with pytest.raises(TypeError, match="cannot be pickled. Save it by `fit.save"):
+    with pytest.raises(TypeError, match="cannot be pickled. Save it by `.save"):
         pickle.dumps(fit)
 
 
