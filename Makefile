@@ -1,20 +1,28 @@
 # make demo, make test: all that is needed is a Python >= 3.12; the rest is installed into .venv from the lock.
 PYTHON := .venv/bin/python
+TEST := -m pytest -n 2 --dist worksteal
 LOCK := uv pip compile -q --universal --generate-hashes --no-header --python-version 3.12 --no-emit-index-url pyproject.toml
 
-.PHONY: demo test check docs bench lock clean
+.PHONY: demo test test-lowest check wheel-check docs bench lock clean
 
 demo: .venv/ready
 	$(PYTHON) examples/hierarchical_regression.py
 
 test: .venv/ready
-	$(PYTHON) -m pytest -n 2 --dist worksteal
+	$(PYTHON) $(TEST)
+
+# The same with the oldest version of each dependency that pyproject.toml allows.
+test-lowest: .venv-lowest/ready
+	.venv-lowest/bin/python $(TEST)
 
 check: .venv/ready
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/pyright
 	.venv/bin/lint-imports
+
+wheel-check: .venv/ready
+	.ci/check-wheel
 
 docs: .venv-docs/ready
 	.venv-docs/bin/python -m sphinx -W --keep-going -b html docs docs/_build/html
@@ -27,15 +35,18 @@ bench: .venv/ready .venv-peers/ready
 	$(PYTHON) benchmarks/calibration.py
 	$(PYTHON) benchmarks/accuracy.py
 
+# uv keeps the versions of a lock as long as they are allowed. `--upgrade` makes it follow a lower bound that was lowered.
 lock:
 	$(LOCK) --group dev -o requirements/dev.txt
+	$(LOCK) --group build --group test --resolution lowest-direct --upgrade -o requirements/lowest.txt
 	$(LOCK) --group docs -c requirements/dev.txt -o requirements/docs.txt
 	$(LOCK) --group peers -o requirements/peers.txt
 
 clean:
-	rm -rf .venv .venv-docs .venv-peers docs/_build docs/gallery docs/pictures
+	rm -rf .venv .venv-lowest .venv-docs .venv-peers .venv-wheel docs/_build docs/gallery docs/pictures
 
 .venv/ready: requirements/dev.txt
+.venv-lowest/ready: requirements/lowest.txt
 .venv-docs/ready: requirements/docs.txt
 .venv-peers/ready: requirements/peers.txt
 %/ready: pyproject.toml

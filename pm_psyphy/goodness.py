@@ -7,7 +7,9 @@ import numpy as np
 from pytensor.tensor.random.basic import BernoulliRV, BinomialRV
 from scipy import special
 
+from pm_psyphy.arrays import convert_array, read_array
 from pm_psyphy.draws import Draws
+from pm_psyphy.psychophysics.columns import as_plain
 from pm_psyphy.result import MAPResult
 
 MOST_DIRECTIONS = 0.1
@@ -21,7 +23,7 @@ class GoodnessOfFit:
     Attributes
     ----------
     levels : ndarray, (L,)
-        Labels, or the mean of each group of numbers.
+        Labels, or the mean of each group of numbers; of those with trials.
     n_trials : ndarray of int, (L,)
     observed, expected : ndarray, (L,)
         Proportions of responses 1.
@@ -76,7 +78,7 @@ def goodness_of_fit(
     name : str, optional
         Of the responses, where the model has several.
     by : array, (N,), optional
-        The level of each trial: labels, or numbers. Default: the expected proportion.
+        The level of each response: labels, or numbers. Default: the expected proportion.
     bins : int
         Numbers of more levels than this are put in so many groups of about equal size.
     n : int
@@ -90,21 +92,32 @@ def goodness_of_fit(
     Raises
     ------
     ValueError
-        If there are no such responses, or `by` has not one level for each.
+        If there are no such responses, none of them has trials, what the model expects is NaN, or `by` has not one
+        level for each.
 
     References
     ----------
     Wichmann and Hill (2001), The psychometric function: I. Gelman, Meng and Stern (1996), Posterior predictive
     assessment of model fitness.
     """
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n is {n!r}. Pass a whole number of at least 1.")
+    for label, number in {"n": n, "bins": bins}.items():
+        if not isinstance(number, int | np.integer) or number < 1:
+            raise ValueError(f"{label} is {number!r}. Pass a whole number of at least 1.")
     rng = np.random.default_rng(random_seed)
     counts, trials, p = _read_responses(fit, name)
-    by = p.mean(axis=0) if by is None else np.asarray(by)
-    if by.shape != trials.shape:
+    by = p.mean(axis=0) if by is None else as_plain("by", by)
+    if by.size != trials.size:
         raise ValueError(f"by has shape {by.shape}. Pass a level for each of the {trials.size} responses.")
-    level, levels = group_levels(by, bins)
+    # An incomplete session has levels without trials, which say nothing.
+    asked = trials > 0
+    if not asked.any():
+        raise ValueError("The responses hold no trial: all their n are 0. Check the data.")
+    by = by.ravel()
+    _refuse_nan("by", by, asked)
+    _refuse_nan("the model's expectation", p.mean(axis=0), asked)
+    # A proportion may round to more than 1.
+    counts, trials, p = counts[asked], trials[asked], np.clip(p[:, asked], 0, 1)
+    level, levels = group_levels(by[asked], bins)
 
     def add_up(values):
         return np.bincount(level, values, minlength=len(levels))
@@ -186,17 +199,21 @@ def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
     """
     if not 0 < prob < 1:
         raise ValueError(f"prob is {prob}. Pass a number between 0 and 1.")
-    first, second = np.asarray(first, float), np.asarray(second, float)
+    first, second = (
+        convert_array(label, read_array(label, draws), float) for label, draws in (("first", first), ("second", second))
+    )
     if first.ndim == 0 or first.shape[1:] != second.shape[1:]:
         raise ValueError(f"Draws have shapes {first.shape} and {second.shape}. Pass (S, ...) of the same quantity.")
     size = min(len(first), len(second))
-    gap = first[:size] - second[:size]
-    flat = gap.reshape(size, -1)
-    n_missing = np.isnan(flat).any(axis=1).sum()
+    finite = [np.isfinite(draws[:size].reshape(size, -1)).all(axis=1) for draws in (first, second)]
+    n_missing = np.sum(~(finite[0] & finite[1]))
     if n_missing:
         raise ValueError(
-            f"{n_missing} of {size} draws hold NaN, as thresholds outside the domain are. Leave those entries out."
+            f"{n_missing} of {size} draws hold NaN, as thresholds outside the domain are, or infinite numbers. Leave "
+            "those entries out."
         )
+    gap = first[:size] - second[:size]
+    flat = gap.reshape(size, -1)
     if flat.shape[1] > MOST_DIRECTIONS * size:
         raise ValueError(
             f"There are {size} draws of {flat.shape[1]} numbers, too few to compare them together. Pass at least "
@@ -204,11 +221,15 @@ def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
         )
     low, high = np.quantile(gap, [(1 - prob) / 2, (1 + prob) / 2], axis=0)
     mean, covariance = flat.mean(axis=0), np.atleast_2d(np.cov(flat.T))
+    # What is the same in all draws is known for certain.
+    fixed = np.ptp(flat, axis=0) == 0
+    certain = np.any(mean[fixed] != 0)
     scale = 1 / np.sqrt(np.maximum(np.diag(covariance), np.finfo(float).tiny))
     inverse = np.linalg.pinv(scale[:, None] * covariance * scale, rcond=1e-8, hermitian=True)
     rank = np.linalg.matrix_rank(inverse, hermitian=True)
     distance = (scale * mean) @ inverse @ (scale * mean)
-    return Difference(gap.mean(axis=0), low, high, (gap > 0).mean(axis=0), float(special.chdtrc(rank, distance)), prob)
+    p_value = 0.0 if certain else 1.0 if rank == 0 else float(special.chdtrc(rank, distance))
+    return Difference(gap.mean(axis=0), low, high, (gap > 0).mean(axis=0), p_value, prob)
 
 
 def _read_responses(fit: MAPResult | Draws, name: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -236,12 +257,19 @@ def _read_responses(fit: MAPResult | Draws, name: str | None) -> tuple[np.ndarra
     return counts.ravel(), n[0].ravel().astype(int), p.reshape(len(p), -1)
 
 
+def _refuse_nan(name: str, values: np.ndarray, asked: np.ndarray) -> None:
+    missing = np.flatnonzero(asked & np.isnan(values)) if values.dtype.kind == "f" else []
+    if len(missing):
+        raise ValueError(f"Row {missing[0]} of {name} is NaN. Every response with trials needs a number there.")
+
+
 def group_levels(by: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
     """Return the level of each trial, a number from 0, and the labels of the L levels, or the means of their groups.
 
     Parameters
     ----------
     by : ndarray, (N,)
+        Without NaN.
     bins : int
         Numbers of more levels than this are put in so many groups of about equal size.
 
@@ -259,7 +287,9 @@ def group_levels(by: np.ndarray, bins: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _deviance(ones: np.ndarray, expected: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Return each level's part of the deviance."""
+    """Return each level's part of the deviance; infinite where responses were given that cannot be."""
+    # A sum of probabilities may round to more than their number.
+    expected = np.clip(expected, 0, n)
     zeros = n - ones
     parts = special.xlogy(ones, ones) - special.xlogy(ones, expected)
     parts += special.xlogy(zeros, zeros) - special.xlogy(zeros, n - expected)

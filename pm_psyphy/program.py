@@ -166,12 +166,6 @@ def build_program(
             accept(program, start, read_program_data(program, values))
         except Exception as error:
             errors[route] = error
-            import os
-
-            if os.environ.get("DBG"):
-                import traceback
-
-                traceback.print_exception(error)
             continue
         if program.on_host:
             warnings.warn(

@@ -2,18 +2,19 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 import pytensor
 import pytensor.tensor as pt
-from pytensor.compile.builders import FinalizedOpFromGraph
+from pytensor.compile.builders import FinalizedOpFromGraph, construct_nominal_fgraph
 from pytensor.compile.mode import Mode, optdb
 from pytensor.gradient import DisconnectedType
 from pytensor.graph.basic import Apply
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.op import Op
+from pytensor.graph.op import HasMultipleInnerGraph, Op
+from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import MergeOptimizer, graph_rewriter
 from pytensor.tensor.rewriting.elemwise import FusionOptimizer
 
@@ -25,51 +26,82 @@ RUN_ONCE = Mode(linker="py", optimizer="fast_compile")
 UNCHANGED = Mode(linker="py", optimizer="merge")
 
 
-class RowFunction(FinalizedOpFromGraph):
-    """Outputs (N,) whose n-th element depends on the n-th elements of the inputs (N,) only.
+def without_traces(function: Callable[..., Any]) -> Any:
+    """Spare PyTensor to note for each node which lines of code made it: a quarter of the time for thousands of them."""
+    return pytensor.config.change_flags(traceback__limit=0)(function)
 
-    PyTensor leaves the graph inside as it was written: its rewrites, made for one output, undo what value and
-    derivatives share, which costs a factor of 2 to 3. Where nothing is compiled, NumPy computes it in blocks.
+
+class RowFunction(FinalizedOpFromGraph):
+    """Outputs (N,) whose n-th element depends on the n-th elements of the inputs (N,) only; see `make_row_function`.
+
+    The first output is the value, the others are its derivatives. Numba and JAX compile the graph inside. Elsewhere
+    NumPy computes it in blocks. Only what is asked for is built: a value takes a fraction of the nodes.
     """
 
-    plain: tuple[Any, Any] = ([], [])
-    """Inputs and outputs of the graph inside, in operations that NumPy has."""
-    scales: Any = None
-    """A graph of the inputs: for each, how far it must go to change the function by as much as itself."""
+    def __init__(self, maker: tuple[Any, ...], inputs: list[Any], value: Any, derive: Any, find_scales: Any):
+        self.maker, self.arguments, self.value = maker, inputs, value
+        self.derive, self.find_scales = derive, find_scales
+        n_outputs = len(inputs) + 1
+        outputs = [value.type() for _ in range(n_outputs)]
+        super().__init__(inputs, outputs, fgraph=value, connection_pattern=[[True] * n_outputs for _ in inputs])
+        del self.fgraph
+
+    @cached_property
+    @without_traces
+    def fgraph(self) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """The graph inside, with few large operations in place of many elementwise ones, which compile faster.
+
+        PyTensor leaves it so: its own rewrites, made for one output, undo what value and derivatives share, which costs
+        a factor of 2 to 3.
+        """
+        fgraph = FunctionGraph(self.arguments, [self.value, *self.derivatives], clone=True)
+        MergeOptimizer().rewrite(fgraph)
+        FusionOptimizer().rewrite(fgraph)
+        return construct_nominal_fgraph(fgraph.inputs, fgraph.outputs).freeze()
+
+    @cached_property
+    @without_traces
+    def derivatives(self) -> list[Any]:
+        """Derivatives of the value with respect to each input."""
+        return list(self.derive())
+
+    @cached_property
+    @without_traces
+    def scales(self) -> FunctionGraph:
+        """A graph of the inputs: for each, how far it must go to change the function by as much as itself."""
+        return FunctionGraph(self.arguments, list(self.find_scales(*self.arguments)), clone=True)
+
+    def __eq__(self, other: object) -> bool:
+        """Tell ops from each other by identity, for comparing their graphs would build them."""
+        return self is other
+
+    __hash__ = object.__hash__
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle how the op is made: its graph has thousands of nodes, and where it is unpickled it may be known."""
+        make, *arguments = self.maker
+        return make, tuple(arguments)
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Return a node of all outputs."""
+        filtered = [kind.filter_variable(v) for kind, v in zip(self.input_types, inputs, strict=True)]
+        return Apply(self, filtered, [kind() for kind in self.output_types])
+
+    def make_thunk(self, node: Any, storage_map: Any, compute_map: Any, no_recycling: Any, impl: Any = None) -> Any:
+        """Return a thunk that calls `perform`. PyTensor's own has g++ compile the graph inside, which takes minutes."""
+        return self.make_py_thunk(node, storage_map, compute_map, no_recycling)
 
     def perform(self, node: Any, inputs: Any, outputs: Any) -> None:
         """Compute the outputs by NumPy."""
         run_by_numpy(self, inputs, outputs)
 
+    def infer_shape(self, node: Any, shapes: Any) -> Any:
+        """Return the shapes of the outputs, which are those of the inputs."""
+        return [shapes[0]] * len(node.outputs)
 
-def make_row_function(
-    function: Callable[..., tuple[Any, Sequence[Any]]],
-    n_inputs: int,
-    dtype: str,
-    find_scales: Callable[..., Sequence[Any]],
-) -> RowFunction:
-    """Return an op of a function that gives one value a row, and its derivatives with it.
-
-    Parameters
-    ----------
-    function : callable
-        Takes `n_inputs` vectors, returns a vector and its derivative with respect to each input, also vectors.
-    n_inputs : int
-    dtype : str
-    find_scales : callable
-        Takes the inputs, returns for each a vector of distances over which the derivatives change little. Second
-        derivatives are central differences of the first: to derive and compile them would take longer than most fits.
-
-    Returns
-    -------
-    RowFunction
-        Its outputs are the value and the derivatives; the value's gradient uses these.
-    """
-    inputs = [pt.vector(dtype=dtype) for _ in range(n_inputs)]
-    value, derivatives = function(*inputs)
-
-    def pull_back(inner_inputs, outputs, cotangents):
-        seed, *others = cotangents
+    def pullback(self, inputs: Any, outputs: Any, output_grads: Any) -> list[Any]:
+        """Return the gradient with respect to the inputs."""
+        seed, *others = output_grads
         if not all(isinstance(c.type, DisconnectedType) for c in others):
             raise NotImplementedError(
                 "PyTensor cannot differentiate this likelihood twice. Let JAX do it, from the gradient: "
@@ -77,21 +109,43 @@ def make_row_function(
             )
         return [seed * derivative for derivative in outputs[1:]]
 
-    # The elementwise operations become few large ones, which every backend compiles faster. Nothing else is rewritten.
-    fgraph = FunctionGraph(inputs, [value, *derivatives], clone=True)
-    MergeOptimizer().rewrite(fgraph)
-    plain = fgraph.clone()
-    FusionOptimizer().rewrite(fgraph)
-    op = RowFunction(fgraph.inputs, fgraph.outputs, pullback=pull_back)
-    op.plain = plain.inputs, plain.outputs
-    op.scales = FunctionGraph(inputs, list(find_scales(*inputs)), clone=True)
-    return op
+
+@without_traces
+def make_row_function(
+    function: Callable[..., tuple[Any, Callable[[], Sequence[Any]]]],
+    n_inputs: int,
+    dtype: str,
+    find_scales: Callable[..., Sequence[Any]],
+    maker: tuple[Any, ...],
+) -> RowFunction:
+    """Return an op of a function that gives one value a row, and its derivatives with it.
+
+    Parameters
+    ----------
+    function : callable
+        Takes `n_inputs` vectors. Returns a vector, and a function that returns its derivatives with respect to each
+        input, also vectors.
+    n_inputs : int
+    dtype : str
+    find_scales : callable
+        Takes the inputs, returns for each a vector of distances over which the derivatives change little. Second
+        derivatives are central differences of the first: to derive and compile them would take longer than most fits.
+    maker : tuple
+        A function of a module that returns this op, and its arguments. It is called where the op is unpickled.
+
+    Returns
+    -------
+    RowFunction
+        Its outputs are the value and the derivatives; the value's gradient uses these.
+    """
+    inputs = [pt.vector(dtype=dtype) for _ in range(n_inputs)]
+    return RowFunction(maker, inputs, *function(*inputs), find_scales)
 
 
 @lru_cache(maxsize=64)
 def _compile_plain(function: RowFunction, n_outputs: int) -> Callable[..., Any]:
-    inputs, outputs = function.plain
-    return pytensor.function(inputs, outputs[:n_outputs], mode=UNCHANGED, on_unused_input="ignore")
+    outputs = [function.value, *(function.derivatives[: n_outputs - 1] if n_outputs > 1 else [])]
+    return pytensor.function(function.arguments, outputs, mode=UNCHANGED, on_unused_input="ignore")
 
 
 def run_by_numpy(function: RowFunction, inputs: Sequence[Any], storage: Sequence[list[Any]]) -> None:
@@ -119,17 +173,60 @@ class RowValue(Op):
         """Compute the value."""
         run_by_numpy(self.function, inputs, output_storage)
 
+    def infer_shape(self, node: Any, shapes: Any) -> Any:
+        """Return the shape of the value."""
+        return shapes[:1]
+
+
+@graph_rewriter
+def drop_derivatives(fgraph: FunctionGraph) -> None:
+    """Compute only the value of a row function whose derivatives nothing asks for."""
+    for node in fgraph.toposort():
+        if isinstance(node.op, RowFunction) and not any(fgraph.clients[d] for d in node.outputs[1:]):
+            fgraph.replace_all([(node.outputs[0], RowValue(node.op).make_node(*node.inputs).outputs[0])])
+
+
+class NumPyGraph(Op):
+    """A whole graph as one op, which NumPy computes."""
+
+    __props__ = ("inputs", "outputs")
+
+    def __init__(self, inputs: Sequence[Any], outputs: Sequence[Any]):
+        self.inputs, self.outputs = tuple(inputs), tuple(outputs)
+
+    @cached_property
+    def function(self) -> Callable[..., Any]:
+        """The graph as a function of arrays."""
+        return pytensor.function(self.inputs, self.outputs, mode=UNCHANGED, on_unused_input="ignore")
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Return a node of the graph's outputs."""
+        return Apply(self, list(inputs), [output.type() for output in self.outputs])
+
+    def perform(self, node: Any, inputs: Any, output_storage: Any) -> None:
+        """Compute the outputs."""
+        for cell, output, value in zip(output_storage, self.outputs, self.function(*inputs), strict=True):
+            cell[0] = output.type.filter(value)
+
 
 @graph_rewriter
 def spare_numba(fgraph: FunctionGraph) -> None:
-    """Leave values to NumPy where no gradient is asked for: a value is wanted once, and numba takes half a minute."""
-    nodes = [node for node in fgraph.toposort() if isinstance(node.op, RowFunction)]
-    for node in nodes:
-        value, *derivatives = node.outputs
-        if not any(fgraph.clients[d] for d in derivatives):
-            fgraph.replace_validate(value, RowValue(node.op)(*node.inputs))
-    if nodes:
-        _let_numba_call_numpy()
+    """Have NumPy compute all of a function that takes values of row functions, but not their gradients.
+
+    Numba would need 40 seconds to compile the field of covariances and the random variables around them. Such a
+    function runs once, or once for each draw, and most of its time goes to the row function, which NumPy computes in
+    any case. Numba keeps a function with loops and other ops that have a graph inside.
+    """
+    ops = [node.op for node in fgraph.apply_nodes]
+    if not any(isinstance(op, RowValue) for op in ops):
+        return
+    _let_numba_call_numpy()
+    if any(isinstance(op, HasMultipleInnerGraph) for op in ops):
+        return
+    inputs = [variable.type() for variable in fgraph.inputs]
+    outputs = [output for output in dict.fromkeys(fgraph.outputs) if output.owner is not None]
+    graph = NumPyGraph(inputs, clone_replace(outputs, dict(zip(fgraph.inputs, inputs, strict=True))))
+    fgraph.replace_all(zip(outputs, graph.make_node(*fgraph.inputs).outputs, strict=True))
 
 
 def _let_numba_call_numpy() -> None:
@@ -137,10 +234,14 @@ def _let_numba_call_numpy() -> None:
     from pytensor.link.numba.dispatch.basic import generate_fallback_impl, numba_funcify
 
     @numba_funcify.register(RowValue)
+    @numba_funcify.register(NumPyGraph)
     def funcify(op, node=None, **kwargs):
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Numba will use object mode")
             return generate_fallback_impl(op, node)
 
 
-optdb.register("spare_numba_row_functions", spare_numba, "numba", position=49)
+# Derivatives go before shapes are inferred and constants folded. Numba is spared after all rewrites but the last ones,
+# which are for numba alone.
+optdb.register("drop_row_derivatives", drop_derivatives, "numba", "fast_compile", position=0.05)
+optdb.register("spare_numba_row_functions", spare_numba, "numba", position=47)

@@ -1,31 +1,26 @@
 """A fitted field in; the stimuli that are told apart in a given proportion of trials, in every direction, come out."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any
 
-import jax
 import numpy as np
-import pytensor
-import xarray as xr
-from pytensor.graph.traversal import walk
 from scipy import special
 
-from pm_psyphy.draws import Draws
-from pm_psyphy.linker import translate
+from pm_psyphy.arrays import convert_array, read_array
+from pm_psyphy.crossings import find_first_crossings
 from pm_psyphy.psychophysics.covariances import check_covariances
 from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
-from pm_psyphy.psychophysics.tensor import pt
+from pm_psyphy.psychophysics.rates import check_rates
 from pm_psyphy.psychophysics.wishart import WishartProcess, check_points
-from pm_psyphy.result import MAPResult
-from pm_psyphy.rows import RUN_ONCE
+from pm_psyphy.task_function import TaskFunction, compile_task
+from pm_psyphy.tested import ShownRange, find_range, read_tested
 
-# So many pairs of points are evaluated at once.
-PAIRS = 20_000
-# Where a first crossing is looked for, in units of the distance at which a locally constant field would have it.
-SCAN = np.array([0.25, 0.5, 0.7, 0.85, 1.0, 1.15, 1.35, 1.6, 2.0, 2.6, 3.5, 5.0, 8.0, 13.0, 25.0, 60.0, 200.0])
+# Steps of a ray, for the task whose smoothness is that of the field, and for others.
+SMOOTH, UNKNOWN = 48, 128
+# At quantiles a missing threshold is as large as can be, but not infinite, of which 0 times is no number.
+BEYOND = 1e300
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +34,24 @@ class ThresholdContours:
         Of unit length.
     radii : ndarray, (R, n) or (S, R, n)
         Distance from the reference at which the proportion correct reaches the criterion for the first time; NaN where
-        it does not inside the domain.
+        it does not inside the domain. Of an estimate, bounds stand where `status` says so.
     ellipses : ndarray, (R, D, D) or (S, R, D, D)
         Matrices M of the best ellipses (ellipsoids), x' M^-1 x = 1 around the reference: by least squares of
         x' M^-1 x - 1 over the contour's points. NaN where too few points exist.
     criterion : float
         Proportion correct at the contour.
+    status : ndarray of str, (R, n), or None
+        What the trials say of each threshold; None where they are not known. ``"measured"``; ``"below"``: no response
+        nearby was incorrect, or the model's threshold is less than half the smallest distance that was tested nearby.
+        The threshold lies below the radius, an upper bound: that distance, or the model's threshold where that is
+        larger. ``"above"``: no more responses nearby were correct than by guessing, or the model's threshold is more
+        than twice the largest distance that was tested. The threshold lies above the radius, a lower bound. Then the
+        model's own thresholds come from its prior, or from its shape far from all data. ``"unknown"``: too few trials
+        to tell. Of draws, which stay as they are, it is that of their medians; `quantile` gives bounds. Nearby are the
+        trials within two cells of the field, 2 / (basis_degree + 1) of the domain each, and within 45 degrees of the
+        direction or its opposite; where they are fewer than 20, all.
+    tested : ShownRange or None
+        The distances that were tested nearby, ``smallest`` and ``largest``, (R, n) each.
     """
 
     references: np.ndarray
@@ -52,6 +59,8 @@ class ThresholdContours:
     radii: np.ndarray
     ellipses: np.ndarray
     criterion: float
+    status: np.ndarray | None = None
+    tested: ShownRange | None = None
 
     @property
     def points(self) -> np.ndarray:
@@ -74,11 +83,9 @@ class ThresholdContours:
         """
         if self.radii.ndim != 3:
             raise ValueError("These contours have no draws. Pass a posterior to threshold_contours for quantiles.")
-        # As large as can be, but not infinite, of which 0 times is no number.
-        beyond = 1e300
-        radii = np.quantile(np.where(np.isnan(self.radii), beyond, self.radii), q, axis=0)
-        radii = np.where(radii < 1e-20 * beyond, radii, np.nan)
-        return replace(self, radii=radii, ellipses=fit_ellipses(self.directions, radii))
+        radii = np.quantile(np.where(np.isnan(self.radii), BEYOND, self.radii), q, axis=0)
+        radii = np.where(radii < 1e-20 * BEYOND, radii, np.nan)
+        return _make_contours(self.references, self.directions, radii, self.criterion, self.tested)
 
     def restore(self, domain: Domain) -> "ThresholdContours":
         """Return the contours in stimulus units, from those of the model.
@@ -96,6 +103,7 @@ class ThresholdContours:
             directions=step / length[:, None],
             radii=self.radii * length,
             ellipses=domain.restore_covariance(self.ellipses),
+            tested=None if self.tested is None else self.tested.scale(length),
         )
 
     def __repr__(self) -> str:
@@ -103,8 +111,16 @@ class ThresholdContours:
         missing = f", {self.n_missing} without a threshold inside the domain" if self.n_missing else ""
         return (
             f"ThresholdContours({self.criterion:.1%} correct, {f'{draws[0]} draws, ' if draws else ''}"
-            f"{n_references} references x {n_directions} directions{missing})"
+            f"{n_references} references x {n_directions} directions{missing}{self._describe_status()})"
         )
+
+    def _describe_status(self) -> str:
+        if self.status is None:
+            return ""
+        known = np.full(self.status.shape, True) if self.radii.ndim == 3 else np.isfinite(self.radii)
+        names = {"below": "upper bounds", "above": "lower bounds", "unknown": "not measured"}
+        counts = {what: int(np.sum(known & (self.status == status))) for status, what in names.items()}
+        return "".join(f", {count} {what}" for what, count in counts.items() if count)
 
 
 def threshold_contours(
@@ -118,17 +134,21 @@ def threshold_contours(
     task: Callable[[Any, Any, Any], Any] = oddity_log_odds,
     chance: float = 1 / 3,
     lapse_rate: float = 0.0,
+    resolution: int | None = None,
+    tested: Any = "fit",
 ) -> ThresholdContours:
     """Find how far a comparison must be from its reference to be told apart, in every direction.
 
     By root-finding (Chandrupatla's method) on the exact probability, to the first crossing within [-1, 1]^D, for all
-    references and directions at once.
+    references and directions at once. Each way from a reference to the border is first divided into steps, and these
+    are halved where the probability does not run smoothly or has a maximum near the criterion.
 
     Parameters
     ----------
     fit : MAPResult, LaplacePosterior, DataTree, mapping of str to array, or None
         The estimate; or posterior draws, a DataTree with a ``posterior`` or draws (S, ...) by the names of the model's
-        variables; or None for a field with known weights.
+        variables; or None for a field with known weights. Variables of the model that the task uses have their values
+        from here, too.
     field : WishartProcess
     references : array, (R, D)
         In [-1, 1].
@@ -142,6 +162,16 @@ def threshold_contours(
         Takes field, reference and comparison, returns the log-odds of a correct response.
     chance, lapse_rate : float
         See `Response`.
+    resolution : int, optional
+        In how many steps a way to the border is divided at least; they are smaller near the reference. Default: 48 for
+        `oddity_log_odds`, which is as smooth as the field, 128 for a task of your own. A smooth rise above the
+        criterion and fall back is found if it is wider than a step; a narrower one only if the log-odds at the ends of
+        a step show something of it.
+    tested : Trials, (reference, comparison), (reference, comparison, response), "fit" or None
+        What was shown to the observer, by which `ThresholdContours.status` tells thresholds from bounds. Default: the
+        trials of the model that was fitted, if its responses are Bernoulli or binomial and depend on this field by a
+        difference ``comparison - reference``, as in `Oddity` and `discriminability`. None: thresholds stay as the
+        model has them.
 
     Returns
     -------
@@ -150,44 +180,96 @@ def threshold_contours(
     Raises
     ------
     ValueError
-        If the criterion is out of range, a reference outside the domain, or its covariance singular.
+        If the criterion is out of range, a reference outside the domain, its covariance singular, the task is NaN
+        somewhere, or it uses variables whose values are not known.
     """
+    check_rates(chance, lapse_rate, guess_name="chance")
+    if resolution is None:
+        resolution = SMOOTH if getattr(task, "func", task) is oddity_log_odds else UNKNOWN
+    if not isinstance(resolution, int | np.integer) or resolution < 1:
+        raise ValueError(f"resolution is {resolution!r}. Pass a whole number of at least 1.")
     if not chance < criterion < 1 - lapse_rate:
         raise ValueError(
             f"criterion is {criterion:.4g}. Pass a proportion correct between chance, {chance:.4g}, and the best "
             f"performance, {1 - lapse_rate:.4g}."
         )
-    references = np.atleast_2d(np.asarray(references, float))
+    references = np.atleast_2d(convert_array("references", read_array("references", references), float)).copy()
     check_points(references, field.input_dim)
     directions = spread_directions(field.input_dim, n_directions) if directions is None else _normalise(directions)
+    if directions.shape[1] != field.input_dim:
+        raise ValueError(
+            f"Directions have {directions.shape[1]} dimensions, the field has {field.input_dim}. Pass (n, D)."
+        )
     # Without lapses the observer is at this proportion, and these are its log-odds.
     p = chance + (criterion - chance) * (1 - chance) / (1 - chance - lapse_rate)
-    weights, diag_term, has_draws = _read_field(fit, field)
-    evaluate = _compile_field(task, field.input_dim, field.basis_degree, field.extra_dims, pytensor.config.floatX)
-    starts = np.broadcast_to(references[:, None], (len(references), *directions.shape))
-    border = _reach_border(starts, directions)
+    shown = read_tested(tested, fit, field)
+    function, has_draws = compile_task(task, field, fit)
+    radii = _find_radii(function, references, directions, float(p), resolution, has_draws=has_draws)
+    near = None if shown is None else find_range(shown, references, directions, field.basis_degree, chance)
+    return _make_contours(references, directions, radii, float(criterion), near)
 
-    def find(weights, diag_term):
-        longest = np.broadcast_to(border, (len(weights), *border.shape))
-        pairs = (len(weights), starts.size // field.input_dim, field.input_dim)
 
-        def exceed(radius):
-            comparisons = starts + np.clip(radius, 0, longest)[..., None] * directions
-            here = np.broadcast_to(starts, comparisons.shape).reshape(pairs)
-            log_odds, _ = evaluate(weights, diag_term, here, comparisons.reshape(pairs))
-            return log_odds.reshape(longest.shape) - special.logit(p)
+def _find_radii(
+    function: TaskFunction,
+    references: np.ndarray,
+    directions: np.ndarray,
+    p: float,
+    resolution: int,
+    *,
+    has_draws: bool,
+) -> np.ndarray:
+    """Return the thresholds without lapses, (R, n) or, of draws, (S, R, n)."""
+    shape = (function.n_draws, len(references), len(directions))
+    criterion = special.logit(p)
 
-        places = np.broadcast_to(references, (len(weights), *references.shape))
-        _, covariances = evaluate(weights, diag_term, places, places)
-        known = check_covariances(covariances if has_draws else covariances[0]).reshape(covariances.shape)
-        return _find_first_root(exceed, _guess(known, directions, p), longest)
+    # At the references first: each ray begins at one.
+    draw, place = (index.ravel() for index in np.indices(shape[:2]))
+    starts = function(draw, references[place], references[place])
+    covariances = function.find_covariances(draw, references[place])
+    covariances = covariances.reshape(*shape[:2], *covariances.shape[1:])
+    known = check_covariances(covariances if has_draws else covariances[0]).reshape(covariances.shape)
+    # What a task says of equal stimuli may be no number.
+    starts = np.where(np.isnan(starts), -np.inf, starts - criterion).reshape(shape[:2])
 
-    # All calls have one shape, so that they share what is compiled.
-    size = min(max(PAIRS // border.size, 1), len(weights))
-    parts = [np.minimum(np.arange(i, i + size), len(weights) - 1) for i in range(0, len(weights), size)]
-    radii = np.concatenate([find(weights[part], diag_term[part]) for part in parts])[: len(weights)]
-    radii = radii if has_draws else radii[0]
-    return ThresholdContours(references, directions, radii, fit_ellipses(directions, radii), float(criterion))
+    def exceed(rays, radius):
+        draw, place, way = np.unravel_index(rays, shape)
+        comparison = references[place] + radius[:, None] * directions[way]
+        log_odds = function(draw, references[place], comparison)
+        missing = np.flatnonzero(np.isnan(log_odds))
+        if len(missing):
+            raise ValueError(
+                f"The task returns NaN for the reference {references[place[missing[0]]]} and the comparison "
+                f"{comparison[missing[0]]}. Let it return log-odds everywhere in the domain."
+            )
+        return log_odds - criterion
+
+    border = _reach_border(np.broadcast_to(references[:, None], (*shape[1:], directions.shape[1])), directions)
+    radii = find_first_crossings(
+        exceed,
+        np.broadcast_to(starts[..., None], shape).ravel(),
+        _guess(known, directions, p).ravel(),
+        np.broadcast_to(border, shape).ravel(),
+        resolution=resolution,
+        precision=float(np.finfo(function.floatx).eps),
+    ).reshape(shape)
+    return radii if has_draws else radii[0]
+
+
+def _make_contours(
+    references: np.ndarray, directions: np.ndarray, radii: np.ndarray, criterion: float, near: ShownRange | None
+) -> ThresholdContours:
+    """Return contours, of an estimate with bounds where it has no thresholds."""
+    status = None
+    if near is not None:
+        middle = radii
+        if radii.ndim == 3:
+            median = np.median(np.where(np.isnan(radii), BEYOND, radii), axis=0)
+            middle = np.where(median < 1e-20 * BEYOND, median, np.nan)
+        bounded, status = near.bound(middle)
+        radii = bounded if radii.ndim == 2 else radii
+    return ThresholdContours(
+        references, directions, radii, fit_ellipses(directions, radii), criterion, status=status, tested=near
+    )
 
 
 def spread_directions(input_dim: int, n: int) -> np.ndarray:
@@ -239,84 +321,26 @@ def fit_ellipses(directions: np.ndarray, radii: np.ndarray) -> np.ndarray:
     d = directions.shape[1]
     rows, columns = np.triu_indices(d)
     products = directions[:, rows] * directions[:, columns] * np.where(rows == columns, 1, 2)
-    ellipses = np.full((*radii.shape[:-1], d, d), np.nan)
-    for index in np.ndindex(radii.shape[:-1]):
-        known = np.isfinite(radii[index])
-        # Scaled to order one, so that the solution does not depend on the unit.
-        scale = np.median(radii[index][known]) if known.any() else 1.0
-        design = products[known] * ((radii[index][known] / scale) ** 2)[:, None]
-        entries, _, rank, _ = np.linalg.lstsq(design, np.ones(len(design)))
-        if rank < len(rows):
-            continue
-        inverse = np.zeros((d, d))
-        inverse[rows, columns] = inverse[columns, rows] = entries
-        if np.linalg.eigvalsh(inverse)[0] > 0:
-            ellipses[index] = np.linalg.inv(inverse) * scale**2
-    return ellipses
-
-
-@lru_cache
-def _compile_field(task: Callable, input_dim: int, basis_degree: int, extra_dims: int, floatx: str) -> Callable:
-    """Return a compiled function of S fields and pairs of points: log-odds (S, N), references' covariances."""
-    weights = pt.tensor(
-        "weights", dtype=floatx, shape=(*[basis_degree + 1] * input_dim, input_dim, input_dim + extra_dims)
-    )
-    diag_term = pt.scalar("diag_term", dtype=floatx)
-    reference, comparison = (
-        pt.matrix(name, dtype=floatx, shape=(None, input_dim)) for name in ("reference", "comparison")
-    )
-    field = WishartProcess(
-        "field",
-        input_dim=input_dim,
-        basis_degree=basis_degree,
-        extra_dims=extra_dims,
-        diag_term=diag_term,
-        weights=weights,
-    )
-    outputs = [task(field, reference, comparison), field.covariance(reference)]
-    function = jax.jit(jax.vmap(translate([weights, diag_term, reference, comparison], outputs, on_host=set())))
-    return lambda *arrays: [np.asarray(out, float) for out in function(*(np.asarray(a, floatx) for a in arrays))]
-
-
-def _read_field(fit: Any, field: WishartProcess) -> tuple[Any, Any, bool]:
-    """Return weights and diag_term with a leading axis of draws, and whether there are draws."""
-    if field.weights.ndim != field.input_dim + 2:
-        raise ValueError(
-            f"The weights of {field.name!r} have {field.weights.ndim} axes, one field has {field.input_dim + 2}. "
-            "Declare a WishartProcess with the weights of one observer."
-        )
-    expressions = [pt.as_tensor(field.weights), pt.as_tensor(field.diag_term)]
-    if fit is None or isinstance(fit, MAPResult):
-        values: Any = pytensor.function([], expressions, mode=RUN_ONCE)() if fit is None else fit.evaluate(expressions)
-        return np.asarray(values[0])[None], np.asarray(values[1])[None], False
-    if isinstance(fit, Draws):
-        return *fit.evaluate(expressions), True
-    if isinstance(fit, xr.DataTree):
-        posterior = fit["posterior"].dataset
-        stacked = posterior.stack(sample=("chain", "draw")).transpose("sample", ...)
-        fit = {str(name): stacked[name].to_numpy() for name in posterior.data_vars}
-    weights, diag_term = _evaluate_draws(fit, expressions)
-    return weights, diag_term, True
-
-
-def _evaluate_draws(draws: Mapping[str, Any], expressions: list[Any]) -> list[np.ndarray]:
-    known: dict[str, Any] = {}
-
-    def expand(variable):
-        if variable.name in draws:
-            known[variable.name] = variable
-            return None
-        return variable.owner.inputs if variable.owner is not None else None
-
-    for _ in walk(expressions, expand):
-        pass
-    if not known:
-        raise ValueError(f"The draws hold {', '.join(draws)}, and no variable on which this field's weights depend.")
-    inputs = list(known.values())
-    function = pytensor.function(inputs, expressions, mode=RUN_ONCE, on_unused_input="ignore")
-    n = len(draws[next(iter(known))])
-    results = [function(*(np.asarray(draws[name][i], v.dtype) for name, v in known.items())) for i in range(n)]
-    return [np.stack(column) for column in zip(*results, strict=True)]
+    flat = radii.reshape(-1, radii.shape[-1])
+    ellipses = np.full((len(flat), d, d), np.nan)
+    known = np.isfinite(flat)
+    enough = np.flatnonzero(known.sum(axis=1) >= len(rows))
+    flat, known = flat[enough], known[enough]
+    # Scaled to order one, so that the solution does not depend on the unit. A missing point is an equation 0 = 0.
+    scale = np.median(np.where(known, flat, 0), axis=1)
+    for i in np.flatnonzero(~known.all(axis=1)):
+        scale[i] = np.median(flat[i][known[i]])
+    scale = np.where(scale > 0, scale, 1.0)
+    square = (np.where(known, flat, 0) / scale[:, None]) ** 2
+    u, s, v = np.linalg.svd(products * square[..., None], full_matrices=False)
+    has_rank = s[:, -1] > np.finfo(float).eps * max(products.shape) * s[:, 0]
+    part = (np.einsum("bnk,bn->bk", u, known.astype(float)) / np.where(has_rank[:, None], s, 1))[..., None]
+    entries = np.einsum("bkj,bk->bj", v, part[..., 0])
+    inverse = np.zeros((len(flat), d, d))
+    inverse[:, rows, columns] = inverse[:, columns, rows] = entries
+    good = has_rank & (np.linalg.eigvalsh(inverse)[:, 0] > 0)
+    ellipses[enough[good]] = np.linalg.inv(inverse[good]) * scale[good, None, None] ** 2
+    return ellipses.reshape(*radii.shape[:-1], d, d)
 
 
 def _guess(covariances: np.ndarray, directions: np.ndarray, p: float) -> np.ndarray:
@@ -331,38 +355,9 @@ def _reach_border(starts: np.ndarray, directions: np.ndarray) -> np.ndarray:
         return np.min(np.where(directions == 0, np.inf, (np.sign(directions) - starts) / directions), axis=-1)
 
 
-def _find_first_root(exceed: Callable, guess: np.ndarray, longest: np.ndarray) -> np.ndarray:
-    low, high, found = np.zeros_like(longest), np.full_like(longest, np.nan), np.zeros(longest.shape, bool)
-    for factor in (*SCAN, np.inf):
-        radius = np.minimum(factor * guess, longest)
-        above = exceed(radius) > 0
-        high = np.where(above & ~found, radius, high)
-        found |= above
-        low = np.where(found, low, radius)
-        if np.all(found | (radius == longest)):
-            break
-    if not found.any():
-        return high
-    from scipy.optimize import elementwise  # slow to import
-
-    flat = np.flatnonzero(found)
-
-    def exceed_at(radius, index):
-        # The search drops what has converged; the compiled function wants its full shape.
-        padded = low.copy()
-        padded.flat[index.astype(int)] = radius
-        return exceed(padded).ravel()[index.astype(int)]
-
-    bracket = (low.ravel()[flat], high.ravel()[flat])
-    solution = elementwise.find_root(exceed_at, bracket, args=(flat.astype(float),))
-    radii = np.full(longest.shape, np.nan)
-    radii.flat[flat] = solution.x
-    return radii
-
-
 def _normalise(directions: Any) -> np.ndarray:
-    directions = np.atleast_2d(np.asarray(directions, float))
+    directions = np.atleast_2d(convert_array("directions", read_array("directions", directions), float))
     length = np.linalg.norm(directions, axis=1, keepdims=True)
-    if not np.all(length > 0):
-        raise ValueError("A direction has length 0. Pass vectors of any other length.")
+    if not np.all((length > 0) & (length < np.inf)):
+        raise ValueError("A direction has length 0, or is not finite. Pass vectors of any other length.")
     return directions / length

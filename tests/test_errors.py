@@ -42,7 +42,6 @@ def outside_the_support():
         (None, TypeError, "There is no model. Pass one, or call inside `with pm.Model"),
         (3, TypeError, "Expected a pm.Model, got int"),
         (without_variables(), ValueError, "The model has no free variables"),
-        (without_data(), ValueError, "no observed variable and no potential"),
         (
             discrete(),
             ValueError,
@@ -54,7 +53,7 @@ def outside_the_support():
             r"loss at the start is inf: log p of 'waiting' is -inf.*Give other `initvals`",
         ),
     ],
-    ids=["none", "int", "no variables", "no data", "discrete", "outside the support"],
+    ids=["none", "int", "no variables", "discrete", "outside the support"],
 )
 def test_models_that_cannot_be_fitted(model, error, message):
     with pytest.raises(error, match=message):
@@ -121,6 +120,12 @@ def test_nan_in_new_data_is_named_with_its_place():
         pm.set_data({"x": x})
     with pytest.raises(ValueError, match=r"The data hold NaN: 'x' \(1 NaN"):
         psy.find_map(model)
+
+
+def test_a_model_of_priors_alone_is_fitted_with_a_warning():
+    with pytest.warns(UserWarning, match="its posterior is its prior"):
+        fit = psy.find_map(without_data())
+    assert fit.converged
 
 
 def test_a_start_outside_the_domain_names_the_variable():

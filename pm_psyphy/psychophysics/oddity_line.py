@@ -33,6 +33,6 @@ def line_op(n: int, dtype: str) -> Any:
         highest = pt.max(y, axis=0)
         total = pt.sum(weight * (pt.exp(-highest) + 2 * y * scaled_w(y, highest, dtype)), axis=0)
         value = highest - 0.5 * mu_squared + pt.log(total) + np.asarray(np.log(2 / np.pi), dtype)
-        return value, grad(pt.sum(value), [x, a, b])
+        return value, lambda: grad(pt.sum(value), [x, a, b])
 
-    return make_row_function(evaluate, 3, dtype, lambda *entries: find_scales(1, entries))
+    return make_row_function(evaluate, 3, dtype, lambda *entries: find_scales(1, entries), (line_op, n, dtype))

@@ -36,10 +36,11 @@ def plane_op(n_w: int, n_u: int, dtype: str) -> Any:
         mean_s, *_ = whitened
         by_w, by_u = _place_directions(n_w, dtype, *whitened), _place_angles(n_u, dtype, *whitened[-2:])
         integral, derivatives = _integrate_plane(dtype, mean_s, *by_w, *by_u)
-        ones = pt.ones_like(offset)
-        return integral + offset, pull_back([mean_s, *by_w, *by_u, offset], [*derivatives, ones], list(entries))
+        outputs, cotangents = [mean_s, *by_w, *by_u, offset], [*derivatives, pt.ones_like(offset)]
+        return integral + offset, lambda: pull_back(outputs, cotangents, list(entries))
 
-    return make_row_function(evaluate, 8, dtype, lambda *entries: find_scales(2, entries))
+    maker = plane_op, n_w, n_u, dtype
+    return make_row_function(evaluate, 8, dtype, lambda *entries: find_scales(2, entries), maker)
 
 
 def _whiten_plane(x1, x2, a11, a12, a22, b11, b12, b22) -> tuple[list[Any], Any]:

@@ -99,9 +99,11 @@ def space_op(d: int, n_z: int, n_v: int, dtype: str) -> Any:
         value, d_m, d_s, d_contours = _integrate(m, s, contours, n_z, n_v, dtype)
         upper = [s[i][j] for i, j in pairs]
         d_upper = [d_s[i][j] * (1 if i == j else 2) for i, j in pairs]
-        return value, pull_back([*m, *upper, *contours], [*d_m, *d_upper, *d_contours], list(entries))
+        outputs, cotangents = [*m, *upper, *contours], [*d_m, *d_upper, *d_contours]
+        return value, lambda: pull_back(outputs, cotangents, list(entries))
 
-    return make_row_function(evaluate, d * (d + 2), dtype, lambda *entries: find_scales(d, entries))
+    maker = space_op, d, n_z, n_v, dtype
+    return make_row_function(evaluate, d * (d + 2), dtype, lambda *entries: find_scales(d, entries), maker)
 
 
 def _whiten(difference, s0, s1) -> tuple[list[Any], list[list[Any]]]:

@@ -8,9 +8,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from pytensor.graph.basic import Constant
+from pytensor.raise_op import CheckAndRaise
 
 from pm_psyphy.psychophysics.logarithms import log_normal_cdf
-from pm_psyphy.psychophysics.tensor import as_tensor, pt
+from pm_psyphy.psychophysics.rates import check_positive, check_rates, is_zero
+from pm_psyphy.psychophysics.tensor import as_tensor, pt, read_known
 
 
 class _Shape(NamedTuple):
@@ -23,14 +26,26 @@ class _Shape(NamedTuple):
     density: Callable[[Any], Any]
 
 
+# Above it the complement of a Gumbel function is 0 by any measure, and its logarithm still a float32.
+HIGHEST = 80.0
+# Below it F is exp(z), to the precision of float64.
+LOWEST = -40.0
+
+
+def _log_gumbel_cdf(z: Any) -> Any:
+    return pt.switch(z < LOWEST, z, pt.log(-pt.expm1(-pt.exp(pt.clip(z, LOWEST, HIGHEST)))))
+
+
 _GUMBEL = _Shape(
-    lambda z: pt.log(-pt.expm1(-pt.exp(z))),
-    lambda z: -pt.exp(z),
+    _log_gumbel_cdf,
+    lambda z: -pt.exp(pt.minimum(z, HIGHEST)),
     lambda f: pt.log(-pt.log1p(-f)),
     lambda z: pt.exp(z - pt.exp(z)),
 )
 # So many logistic units from the threshold, the probability is that at infinity.
 FARTHEST = 300.0
+# Of log x.
+LOGARITHMIC = {"weibull"}
 SHAPES = {
     "logistic": _Shape(
         lambda z: -pt.softplus(-z),
@@ -65,7 +80,8 @@ def psychometric(
     Parameters
     ----------
     x : tensor, (...)
-        Stimulus levels; positive for ``"weibull"``.
+        Stimulus levels. For ``"weibull"`` at least 0; at 0, as in catch trials, P is `guess_rate`. At infinity it is
+        1 - `lapse_rate`.
     threshold : tensor
         The level at which the proportion is `proportion`.
     slope : tensor, optional
@@ -84,12 +100,14 @@ def psychometric(
     Returns
     -------
     TensorVariable
-        In (guess_rate, 1 - lapse_rate).
+        In [guess_rate, 1 - lapse_rate].
 
     Raises
     ------
     ValueError
-        If the shape is unknown, not one of slope and width is given, or the proportion is out of reach.
+        If the shape is unknown, not one of slope and width is given, the proportion is out of reach, numbers given as
+        rates are no probabilities, or levels are NaN or, for ``"weibull"``, negative: at once where they are known,
+        also as `pm.Data`, else when the model is evaluated.
 
     Examples
     --------
@@ -97,6 +115,7 @@ def psychometric(
     array([0.5596, 0.75  ])
     """
     z = _standardise(x, threshold, slope, width, guess_rate, lapse_rate, shape, proportion)
+    guess_rate, lapse_rate = as_tensor(guess_rate, "guess_rate"), as_tensor(lapse_rate, "lapse_rate")
     return guess_rate + (1 - guess_rate - lapse_rate) * pt.exp(SHAPES[shape].log_cdf(z))
 
 
@@ -119,17 +138,17 @@ def psychometric_log_odds(
     z = _standardise(x, threshold, slope, width, guess_rate, lapse_rate, shape, proportion)
     if shape == "logistic":
         # Both probabilities have the denominator 1 + exp(-z), which cancels.
-        if not _is_zero(guess_rate):
+        if not is_zero(guess_rate):
             # With a rate above 0 nothing changes any more, and infinite levels would cancel below.
             z = pt.maximum(z, -FARTHEST)
-        if not _is_zero(lapse_rate):
+        if not is_zero(lapse_rate):
             z = pt.minimum(z, FARTHEST)
         missed, guessed = pt.log1p(-as_tensor(lapse_rate)), pt.log1p(-as_tensor(guess_rate))
         log_odds = z + missed - guessed
-        if not _is_zero(guess_rate):
+        if not is_zero(guess_rate):
             log_odds += pt.softplus(pt.log(as_tensor(guess_rate)) - missed - z)
-        return log_odds if _is_zero(lapse_rate) else log_odds - pt.softplus(pt.log(as_tensor(lapse_rate)) - guessed + z)
-    function, room = SHAPES[shape], pt.log1p(-as_tensor(guess_rate) - lapse_rate)
+        return log_odds if is_zero(lapse_rate) else log_odds - pt.softplus(pt.log(as_tensor(lapse_rate)) - guessed + z)
+    function, room = SHAPES[shape], pt.log1p(-as_tensor(guess_rate) - as_tensor(lapse_rate))
     return _mix(guess_rate, room + function.log_cdf(z)) - _mix(lapse_rate, room + function.log_complement(z))
 
 
@@ -158,9 +177,10 @@ def psychometric_inverse(
     TensorVariable
     """
     scale, offset = _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion)
-    z = SHAPES[shape].quantile((as_tensor(p) - guess_rate) / (1 - guess_rate - lapse_rate))
-    distance = (z - offset) / scale
-    return threshold * pt.exp(distance) if shape == "weibull" else threshold + distance
+    guess_rate, lapse_rate = as_tensor(guess_rate, "guess_rate"), as_tensor(lapse_rate, "lapse_rate")
+    z = SHAPES[shape].quantile((as_tensor(p, "p") - guess_rate) / (1 - guess_rate - lapse_rate))
+    distance, threshold = (z - offset) / scale, as_tensor(threshold, "threshold")
+    return threshold * pt.exp(distance) if shape in LOGARITHMIC else threshold + distance
 
 
 def point_of_subjective_equality(threshold: Any, *, shape: str = "logistic", **parameters: Any) -> Any:
@@ -189,9 +209,40 @@ def weber_fraction(threshold: Any, standard: Any, *, shape: str = "logistic", **
 def _standardise(x, threshold, slope, width, guess_rate, lapse_rate, shape, proportion) -> Any:
     """Return z of F(z)."""
     scale, offset = _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion)
-    x, threshold = as_tensor(x), as_tensor(threshold)
-    distance = pt.log(x / threshold) if shape == "weibull" else x - threshold
-    return offset + scale * distance
+    is_log = shape in LOGARITHMIC
+    if is_log:
+        check_positive("threshold", threshold)
+    x, threshold = _check_levels(x, shape), as_tensor(threshold, "threshold")
+    first, last = (0.0 if is_log else -np.inf), np.inf
+    has_ends = not isinstance(x, Constant) or bool(np.any((x.data == first) | (x.data == last)))
+    # At its ends F has no slope, whatever its parameters; with a level inside in their place none is infinite.
+    inside = pt.switch(pt.eq(x, first) | pt.eq(x, last), pt.ones_like(x), x) if has_ends else x
+    z = offset + scale * (pt.log(inside) - pt.log(threshold) if is_log else inside - threshold)
+    if not has_ends:
+        return z
+    end = pt.switch(as_tensor(scale) < 0, as_tensor(-np.inf), as_tensor(np.inf))
+    return pt.switch(pt.eq(x, first), -end, pt.switch(pt.eq(x, last), end, z))
+
+
+def _check_levels(x: Any, shape: str) -> Any:
+    """Return levels as a tensor that raises where one is NaN or out of the function's range."""
+    x = as_tensor(x, "x")
+    least = 0.0 if shape in LOGARITHMIC else -np.inf
+    advice = "Drop or mend that trial."
+    if least == 0:
+        advice = f"{shape!r} is a function of log x: pass levels of at least 0."
+    known = read_known(x)
+    if known is None:
+        return x
+    wrong = np.argwhere(~(known >= least))
+    if len(wrong):
+        at = tuple(map(int, wrong[0]))
+        place = f" in row {at[0]}" if len(at) == 1 else f" at index {at}" if at else ""
+        raise ValueError(f"The level{place} is {known[at]:g}. {advice}")
+    if isinstance(x, Constant):
+        return x
+    # Data may have other values later.
+    return CheckAndRaise(ValueError, f"Levels are NaN or out of range. {advice}")(x, pt.all(x >= least))
 
 
 def _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion) -> tuple[Any, Any]:
@@ -202,24 +253,25 @@ def _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion) -> tupl
         raise ValueError(
             "Give either slope, the derivative of F at the threshold, or width, its rise from 5 % to 95 %."
         )
+    check_rates(guess_rate, lapse_rate)
+    if width is not None:
+        check_positive("width", width)
     function, f_at = SHAPES[shape], 0.5
     if proportion is not None:
-        f_at = (proportion - guess_rate) / (1 - guess_rate - lapse_rate)
-        if isinstance(f_at, float | int) and not 0 < f_at < 1:
+        f_at = (as_tensor(proportion) - as_tensor(guess_rate)) / (1 - as_tensor(guess_rate) - as_tensor(lapse_rate))
+        rates: Any = [read_known(value) for value in (proportion, guess_rate, lapse_rate)]
+        if not any(rate is None for rate in rates) and not np.all((rates[1] < rates[0]) & (rates[0] < 1 - rates[2])):
             raise ValueError(
                 f"proportion is {proportion}, which the function never reaches: it rises from the guess rate "
                 f"{guess_rate} to {1 - lapse_rate}. Pass a number between them."
             )
     offset = function.quantile(as_tensor(f_at))
     if width is None:
-        return slope / function.density(offset), offset
-    return (function.quantile(as_tensor(0.95)) - function.quantile(as_tensor(0.05))) / width, offset
+        return as_tensor(slope, "slope") / function.density(offset), offset
+    rise = function.quantile(as_tensor(0.95)) - function.quantile(as_tensor(0.05))
+    return rise / as_tensor(width, "width"), offset
 
 
 def _mix(rate: Any, log_p: Any) -> Any:
     """Return log(rate + p); a rate of exactly 0 adds nothing."""
-    return log_p if _is_zero(rate) else pt.logaddexp(pt.log(as_tensor(rate)), log_p)
-
-
-def _is_zero(rate: Any) -> bool:
-    return isinstance(rate, int | float) and rate == 0
+    return log_p if is_zero(rate) else pt.logaddexp(pt.log(as_tensor(rate)), log_p)

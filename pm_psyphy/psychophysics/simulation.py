@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pm_psyphy.arrays import convert_array, read_array
 from pm_psyphy.psychophysics.covariances import check_covariances
 from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
@@ -52,12 +53,22 @@ def simulate_trials(
     Raises
     ------
     ValueError
-        If a stimulus is outside the field's domain, or the covariance there is singular.
+        If a stimulus is outside the field's domain, the covariance there is singular, or the task gives no probability.
     """
-    reference, comparison = np.asarray(reference, float), np.asarray(comparison, float)
+    reference, comparison = _read_points("reference", reference), _read_points("comparison", comparison)
     for points in (reference, comparison):
         _evaluate(field, points)
-    p = pt.sigmoid(add_lapses(task(field, reference, comparison), chance, lapse_rate)).eval(mode=RUN_ONCE)
+    log_odds = as_tensor(task(field, reference, comparison))
+    p = pt.sigmoid(add_lapses(log_odds, chance, lapse_rate)).eval(mode=RUN_ONCE)
+    if p.shape != (len(reference),):
+        raise ValueError(
+            f"The task returns shape {p.shape} for {len(reference)} trials. Let it return a number for each."
+        )
+    if np.isnan(p).any():
+        raise ValueError(
+            f"The task returns NaN for the trial in row {np.flatnonzero(np.isnan(p))[0]}. Check it there: it has no "
+            "probability of a response."
+        )
     response = (np.random.default_rng(random_seed).random(len(p)) < p).astype(int)
     trials = Trials.from_arrays(reference, comparison, response, columns=columns)
     return replace(trials, domain=domain) if domain is not None else trials
@@ -84,13 +95,26 @@ def place_comparisons(field: Any, reference: Any, distance: Any, *, random_seed:
     Raises
     ------
     ValueError
-        If a reference is outside the field's domain, or the covariance there is singular.
+        If a reference is outside the field's domain, the covariance there is singular, or a distance no number.
     """
-    reference = np.asarray(reference, float)
+    reference = _read_points("reference", reference)
+    d_prime = convert_array("distance", read_array("distance", distance), float)
+    if d_prime.shape not in ((), (len(reference),)) or not np.isfinite(d_prime).all():
+        raise ValueError(
+            f"distance has shape {d_prime.shape} and {np.sum(~np.isfinite(d_prime))} values that are not finite. Pass "
+            f"a number, or one for each of the {len(reference)} references."
+        )
     direction = np.random.default_rng(random_seed).normal(size=reference.shape)
-    direction *= np.broadcast_to(distance, len(reference))[:, None] / np.linalg.norm(direction, axis=1, keepdims=True)
+    direction *= np.broadcast_to(d_prime, len(reference))[:, None] / np.linalg.norm(direction, axis=1, keepdims=True)
     root = np.linalg.cholesky(_evaluate(field, reference))
     return np.clip(reference + np.einsum("nij,nj->ni", root, direction), -1, 1)
+
+
+def _read_points(name: str, points: Any) -> np.ndarray:
+    found = convert_array(name, read_array(name, points), float)
+    if found.ndim != 2:
+        raise ValueError(f"{name} has shape {found.shape}. Pass (N, D), one row per trial.")
+    return found
 
 
 def _evaluate(field: Any, points: np.ndarray) -> np.ndarray:

@@ -8,9 +8,12 @@ from typing import Any
 
 import numpy as np
 import pymc as pm
+from pytensor.graph.basic import Variable
 
+from pm_psyphy.psychophysics.columns import code_responses
 from pm_psyphy.psychophysics.logarithms import log_normal_cdf
-from pm_psyphy.psychophysics.tensor import as_tensor, pt
+from pm_psyphy.psychophysics.rates import check_positive, check_rates, is_zero
+from pm_psyphy.psychophysics.tensor import as_tensor, pt, read_known
 
 SQRT2, SQRT6 = float(np.sqrt(2)), float(np.sqrt(6))
 
@@ -26,7 +29,7 @@ def Response(  # noqa: N802 (a distribution, as its users see it)
     log_odds : tensor, (N,)
         Of a response 1 (correct, "yes", "different"), by an observer who never lapses.
     observed : array of 0 and 1, (N,), optional
-        Without it the responses are free, for prior predictive draws.
+        Or booleans, or "correct" and "incorrect". Without it the responses are free, for prior predictive draws.
     chance : float
         Probability of a response 1 by guessing, in [0, 1).
     lapse_rate : float or tensor
@@ -42,10 +45,10 @@ def Response(  # noqa: N802 (a distribution, as its users see it)
     Raises
     ------
     ValueError
-        If a response is neither 0 nor 1.
+        If a response is neither 0 nor 1, missing or masked, or a rate given as a number is out of its range.
     """
     if observed is not None:
-        _check_binary(name, observed)
+        observed = _read_binary(name, observed)
     return pm.Bernoulli(name, logit_p=add_lapses(log_odds, chance, lapse_rate), observed=observed, dims=dims)
 
 
@@ -60,18 +63,12 @@ def add_lapses(log_odds: Any, chance: float, lapse_rate: Any) -> Any:
     lapse_rate : float or tensor
         In [0, 1 - chance).
     """
-    if not 0 <= chance < 1:
-        raise ValueError(f"chance is {chance}. Pass a probability below 1.")
-    if isinstance(lapse_rate, int | float):
-        if not 0 <= lapse_rate < 1 - chance:
-            raise ValueError(
-                f"lapse_rate is {lapse_rate}. Pass a number from 0 up to, not including, {1 - chance:.4g}."
-            )
-        if lapse_rate == 0:
-            return log_odds
+    check_rates(chance, lapse_rate, guess_name="chance")
+    if is_zero(lapse_rate):
+        return log_odds
     # Of the incorrect responses: q' = lapse_rate + (1 - lapse_rate / (1 - chance)) q, a sum of positive terms.
-    log_q = -pt.softplus(log_odds)
-    lapse_rate = as_tensor(lapse_rate)
+    log_q = -pt.softplus(as_tensor(log_odds))
+    lapse_rate, chance = as_tensor(lapse_rate, "lapse_rate"), as_tensor(chance, "chance")
     log_q = pt.logaddexp(pt.log(lapse_rate), pt.log1p(-lapse_rate / (1 - chance)) + log_q)
     return pt.log1mexp(log_q) - log_q
 
@@ -177,6 +174,7 @@ def same_different_log_odds(d_prime: Any, criterion: Any) -> Any:
     -------
     TensorVariable
     """
+    check_positive("criterion", criterion)
     d, tau = as_tensor(d_prime), as_tensor(criterion)
     log_p = pt.logaddexp(log_normal_cdf((d - tau) / SQRT2), log_normal_cdf((-d - tau) / SQRT2))
     log_q = pm.math.logdiffexp(log_normal_cdf((tau - d) / SQRT2), log_normal_cdf((-tau - d) / SQRT2))
@@ -223,7 +221,8 @@ def tanh_log_odds(distance: Any, slope: Any, *, at_zero: float) -> Any:
     -------
     TensorVariable
     """
-    log_q = np.log(2 * (1 - at_zero)) - pt.softplus(2 * slope * as_tensor(distance))
+    check_rates(at_zero, 0.0, guess_name="at_zero")
+    log_q = pt.log(2 * (1 - as_tensor(at_zero))) - pt.softplus(2 * as_tensor(slope) * as_tensor(distance))
     return pt.log1mexp(log_q) - log_q
 
 
@@ -233,11 +232,14 @@ def _safe_sqrt(square: Any) -> Any:
     return pt.switch(positive, pt.sqrt(pt.switch(positive, square, 1.0)), 0.0)
 
 
-def _check_binary(name: str, observed: Any) -> None:
-    values = np.asarray(observed.get_value() if hasattr(observed, "get_value") else getattr(observed, "data", observed))
-    if values.dtype == object or values.dtype.kind not in "biuf":
-        return
-    wrong = np.argwhere(~np.isin(values, (0, 1)))
+def _read_binary(name: str, observed: Any) -> Any:
+    """Return responses as 0 and 1, checked; of tensors the present values are checked, if they have any."""
+    known = read_known(observed, name) if isinstance(observed, Variable) else observed
+    if known is None:
+        return observed
+    given, codes = code_responses(name, known)
+    wrong = np.argwhere(codes < 0)
     if len(wrong):
         at = tuple(map(int, wrong[0]))
-        raise ValueError(f"{name!r} holds the response {values[at]} at index {at}. Responses are 0 or 1.")
+        raise ValueError(f"{name!r} holds the response {given[at]!s} at index {at}. Responses are 0 or 1.")
+    return observed if isinstance(observed, Variable) else codes

@@ -7,14 +7,63 @@ import pytensor
 import pytensor.graph
 import pytensor.graph.replace
 import pytensor.tensor
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Constant, Variable
+from pytensor.graph.traversal import graph_inputs
+from pytensor.tensor.type import TensorType
+
+from pm_psyphy.arrays import convert_array, read_array
+from pm_psyphy.rows import RUN_ONCE
 
 pt: Any = pytensor.tensor
 grad: Any = pytensor.grad
 graph_replace: Any = pytensor.graph.replace.graph_replace
 
 
-def as_tensor(value: Any) -> Any:
-    """Return a tensor of floats; of numbers in PyTensor's floatX, for left alone 0.5 would become a float32."""
-    if isinstance(value, pytensor.graph.Variable):
+def as_tensor(value: Any, name: str = "an input") -> Any:
+    """Return a tensor of floats; of numbers in PyTensor's floatX, for left alone 0.5 would become a float32.
+
+    Parameters
+    ----------
+    value : tensor, number, array, or sequence of them
+        Arrays are copied, so that later changes of them do not reach the model.
+    name : str
+        For messages.
+
+    Raises
+    ------
+    ValueError
+        If values are masked, or no numbers.
+    """
+    if _holds_tensors(value):
+        value = pt.stack([as_tensor(v, name) for v in value])
+    if isinstance(value, Variable):
         return value if value.type.dtype.startswith("float") else pt.cast(value, pytensor.config.floatX)
-    return pt.constant(np.asarray(value, pytensor.config.floatX))
+    return pt.constant(convert_array(name, read_array(name, value), pytensor.config.floatX).copy())
+
+
+def read_known(value: Any, name: str = "an input") -> np.ndarray | None:
+    """Return the numbers that a value has now, or None if variables of a model decide them.
+
+    Parameters
+    ----------
+    value : tensor, number or array
+        Of data (`pm.Data`), and of what is computed from nothing else, these are the present numbers.
+    name : str
+        For messages.
+    """
+    if not isinstance(value, Variable):
+        return None if _holds_tensors(value) else read_array(name, value)
+    if isinstance(value, SharedVariable) and isinstance(value.type, TensorType):
+        return value.get_value(borrow=True)
+    if isinstance(value, Constant):
+        return np.asarray(value.data)
+    inputs = list(graph_inputs([value]))
+    if all(isinstance(v, Constant | SharedVariable) and isinstance(v.type, TensorType) for v in inputs):
+        computed: Any = pytensor.function([], value, mode=RUN_ONCE)()
+        return np.asarray(computed)
+    return None
+
+
+def _holds_tensors(value: Any) -> bool:
+    return isinstance(value, list | tuple) and any(isinstance(v, Variable) or _holds_tensors(v) for v in value)

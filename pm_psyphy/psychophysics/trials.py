@@ -3,14 +3,19 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from pm_psyphy.arrays import convert_array, read_array
+from pm_psyphy.psychophysics.archive import read_archive
+from pm_psyphy.psychophysics.columns import as_plain, code_responses, read_column
+from pm_psyphy.psychophysics.csv_file import check_decimals, explain_text, name_lines, pick_columns, read_csv_file
 from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.wishart import MARGIN
 
-RESPONSES = {"0": 0, "1": 1, "false": 0, "true": 1, "incorrect": 0, "correct": 1}
+PREFIX = "column_"
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +23,7 @@ class Trials:
     """A table of N trials: two stimuli and a binary response each.
 
     Made by `from_arrays`, `from_frame`, `read_csv`, `load` or `simulate_trials`. A slice, mask or array of indices
-    gives the trials it selects.
+    gives the trials it selects. The table holds copies: later changes of the arrays it was made from do not reach it.
 
     Attributes
     ----------
@@ -47,8 +52,18 @@ class Trials:
     columns: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self):
-        for array in (self.reference, self.comparison, self.response, *self.columns.values()):
+        table = _check_table(self.reference, self.comparison, self.response, self.columns, "row {}".format)
+        _check_box(self.domain, table["reference"])
+        _check_inside(table, table, self.domain, "row {}".format, "Pass points of the model, in [-1, 1].")
+        columns = table.pop("columns")
+        for array in (*table.values(), *columns.values()):
             array.setflags(write=False)
+        for name, value in {**table, "columns": MappingProxyType(columns)}.items():
+            object.__setattr__(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A copy is made anew, for NumPy's copies are not read-only.
+        return Trials, (self.reference, self.comparison, self.response, self.domain, dict(self.columns))
 
     def __len__(self) -> int:
         return len(self.response)
@@ -58,7 +73,8 @@ class Trials:
         return f"Trials(N={len(self)}, D={self.reference.shape[1]}, {self.response.mean():.0%} correct{held})"
 
     def __getitem__(self, rows: Any) -> "Trials":
-        rows = np.atleast_1d(np.arange(len(self))[rows])
+        rows = rows if isinstance(rows, slice) or np.size(rows) == 0 else read_array("rows", rows)
+        rows = np.atleast_1d(np.arange(len(self))[rows if isinstance(rows, slice) or np.size(rows) else []])
         if not len(rows):
             raise ValueError("The selection holds no trial. Check the mask or slice.")
         return replace(
@@ -91,6 +107,7 @@ class Trials:
             The box of stimuli that models see as [-1, 1]^D; ``"data"``: the smallest one that holds all stimuli.
             Default: the stimuli are in [-1, 1] already.
         columns : dict of str to array, (N,), optional
+            Missing text becomes empty, missing numbers NaN.
 
         Returns
         -------
@@ -99,8 +116,8 @@ class Trials:
         Raises
         ------
         ValueError
-            If there is no trial, lengths differ, a number is missing, a stimulus is outside the domain, or a response
-            is none of these; the message names the row, counted from 0.
+            If there is no trial, lengths differ, a number is missing or masked, a stimulus is outside the domain, or a
+            response is none of these; the message names the row, counted from 0.
         """
         return _make_trials(reference, comparison, response, domain, columns or {}, "row {}".format)
 
@@ -132,7 +149,7 @@ class Trials:
         -------
         Trials
         """
-        return _from_frame(frame, reference, comparison, response, domain, columns, "row {}".format)
+        return _from_frame(frame, reference, comparison, response, domain, columns, _name_rows(frame))
 
     @classmethod
     def read_csv(
@@ -148,73 +165,114 @@ class Trials:
     ) -> "Trials":
         """Read a table from a CSV file; parameters as for `from_frame`, other options go to `pandas.read_csv`.
 
-        The files of Hong et al. (2025) are read with ``reference="xref", comparison="x1", response="y",
-        columns=["TrialType"]``.
+        An error names the line of the file, or, where that is not certain (streams, web addresses), the row of the
+        table, counted from 0. The files of Hong et al. (2025) are read with ``reference="xref", comparison="x1",
+        response="y", columns=["TrialType"]``.
+        """
+        frame = read_csv_file(path, options)
+        name_row = name_lines(path, options, frame)
+        check_decimals(frame, [reference, comparison], options, name_row)
+        try:
+            return _from_frame(frame, reference, comparison, response, domain, columns, name_row, options)
+        except ValueError as error:
+            hint = explain_text(frame, [reference, comparison, response], options, name_row)
+            if not hint:
+                raise
+            raise ValueError(f"{error} {hint}") from None
+
+    def to_frame(self) -> Any:
+        """Return a pandas data frame in stimulus units: reference_1 .., comparison_1 .., response, and the columns.
+
+        A column of one of these names is called ``column_`` and its name.
         """
         import pandas as pd
 
-        frame = pd.read_csv(path, **options)
-        return _from_frame(
-            frame, reference, comparison, response, domain, columns, lambda row: f"line {row + 2} of {path}"
-        )
-
-    def to_frame(self) -> Any:
-        """Return a pandas data frame in stimulus units: reference_1 .., comparison_1 .., response, and the columns."""
-        import pandas as pd
-
-        stimuli = {
+        table = {
             f"{name}_{i + 1}": values
             for name, points in (("reference", self.reference), ("comparison", self.comparison))
             for i, values in enumerate(self.domain.restore(points).T)
         }
-        return pd.DataFrame({**stimuli, "response": self.response, **self.columns})
+        table["response"] = self.response
+        for name, values in self.columns.items():
+            table[PREFIX + name if name in table else name] = values
+        return pd.DataFrame(table)
 
     def save(self, path: str | Path) -> None:
         """Save the table, with its domain, as a NumPy archive (``.npz``) that `load` reads."""
-        held: dict[str, Any] = {f"column_{name}": values for name, values in self.columns.items()}
+        held: dict[str, Any] = {PREFIX + name: values for name, values in self.columns.items()}
         held |= {"reference": self.reference, "comparison": self.comparison, "response": self.response}
         with Path(path).open("wb") as file:
             np.savez(file, **held, low=self.domain.low, high=self.domain.high)
 
     @classmethod
     def load(cls, path: str | Path) -> "Trials":
-        """Read what `save` wrote."""
-        with np.load(path) as archive:
-            held = dict(archive)
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is no such archive, or what it holds is no table of trials.
+        """
+        advice = f"Pass a file that Trials.save wrote, not {path}."
+        held = read_archive(path, advice)
         missing = {"reference", "comparison", "response", "low", "high"} - held.keys()
         if missing:
             raise ValueError(f"{path} lacks {', '.join(sorted(missing))}. Pass a file that Trials.save wrote.")
-        prefix = "column_"
-        columns = {name.removeprefix(prefix): values for name, values in held.items() if name.startswith(prefix)}
-        return cls(held["reference"], held["comparison"], held["response"], Domain(held["low"], held["high"]), columns)
+        columns = {name.removeprefix(PREFIX): values for name, values in held.items() if name.startswith(PREFIX)}
+        try:
+            domain = Domain(held["low"], held["high"])
+            return cls(held["reference"], held["comparison"], held["response"], domain, columns)
+        except ValueError as error:
+            raise ValueError(f"{path} holds no table of trials. {error}") from None
 
 
 def _make_trials(reference, comparison, response, domain, columns, name_row: Callable[[int], str]) -> Trials:
+    table = _check_table(reference, comparison, response, columns, name_row)
+    stimuli = {name: table[name] for name in ("reference", "comparison")}
+    box = _choose_domain(domain, np.concatenate(list(stimuli.values())))
+    rescaled = {name: points if domain is None else box.rescale(points) for name, points in stimuli.items()}
+    _check_inside(rescaled, stimuli, box, name_row, "Pass domain=(low, high) or domain='data'.")
+    return Trials(rescaled["reference"], rescaled["comparison"], table["response"], box, table["columns"])
+
+
+def _check_table(reference, comparison, response, columns, name_row: Callable[[int], str]) -> dict[str, Any]:
+    """Return private copies of the arrays of a table, in the types that `Trials` has."""
     stimuli = {"reference": reference, "comparison": comparison}
-    stimuli = {name: _to_points(points, name, name_row) for name, points in stimuli.items()}
-    answers = _to_responses(response, name_row)
-    lengths = {name: len(values) for name, values in (*stimuli.items(), ("response", answers), *columns.items())}
-    if not len(answers):
+    table: dict[str, Any] = {name: _to_points(points, name, name_row) for name, points in stimuli.items()}
+    table["response"] = _to_responses(response, name_row)
+    held = {str(name): _to_column(f"columns[{name!r}]", values) for name, values in columns.items()}
+    lengths = {name: len(values) for name, values in (*table.items(), *held.items())}
+    if not lengths["response"]:
         raise ValueError("The table holds no trial. Check the file, or the selection it comes from.")
     if len(set(lengths.values())) > 1:
         raise ValueError(
             f"Lengths differ: {', '.join(f'{k} {n}' for k, n in lengths.items())}. Pass one row per trial."
         )
-    widths = [points.shape[1] for points in stimuli.values()]
+    widths = [table[name].shape[1] for name in stimuli]
     if widths[0] != widths[1]:
         raise ValueError(f"References have {widths[0]} dimensions, comparisons {widths[1]}. Pass points of one space.")
-    box = _choose_domain(domain, np.concatenate(list(stimuli.values())))
-    rescaled = {name: points if domain is None else box.rescale(points) for name, points in stimuli.items()}
-    for name, points in rescaled.items():
-        outside = np.argwhere(~(np.abs(points) <= 1 + MARGIN))
+    return table | {"columns": held}
+
+
+def _check_box(box: Any, points: np.ndarray) -> None:
+    if not isinstance(box, Domain):
+        raise TypeError(f"domain is a {type(box).__name__}. Pass a Domain, or make the table by Trials.from_arrays.")
+    if len(box.low) != points.shape[1]:
+        raise ValueError(
+            f"The domain has {len(box.low)} dimensions, the stimuli {points.shape[1]}. Pass one end for each."
+        )
+
+
+def _check_inside(rescaled, stimuli, box: Domain, name_row: Callable[[int], str], advice: str) -> None:
+    for name in ("reference", "comparison"):
+        outside = np.argwhere(~(np.abs(rescaled[name]) <= 1 + MARGIN))
         if len(outside):
             row, dimension = outside[0]
+            ends = (-1.0, 1.0) if rescaled is stimuli else (box.low[dimension], box.high[dimension])
             raise ValueError(
                 f"The {name} in {name_row(row)} is {stimuli[name][row, dimension]:g} in dimension {dimension + 1}, "
-                f"outside {box.low[dimension]:g} to {box.high[dimension]:g}. Pass domain=(low, high) or domain='data'."
+                f"outside {ends[0]:g} to {ends[1]:g}. {advice}"
             )
-    held = {name: np.array(values) for name, values in columns.items()}
-    return Trials(rescaled["reference"], rescaled["comparison"], answers, box, held)
 
 
 def _choose_domain(domain: Any, points: np.ndarray) -> Domain:
@@ -224,76 +282,88 @@ def _choose_domain(domain: Any, points: np.ndarray) -> Domain:
         if domain != "data":
             raise ValueError(f"domain is {domain!r}. Pass (low, high), 'data' or None.")
         return Domain(points.min(axis=0), points.max(axis=0))
-    box = domain if isinstance(domain, Domain) else Domain(*domain)
-    if len(box.low) != points.shape[1]:
-        raise ValueError(
-            f"The domain has {len(box.low)} dimensions, the stimuli {points.shape[1]}. Pass one end for each."
-        )
-    return box
+    if not isinstance(domain, Domain):
+        if not hasattr(domain, "__len__") or len(domain) != 2:
+            raise ValueError(f"domain is {domain!r}. Pass (low, high), 'data' or None.")
+        domain = Domain(*domain)
+    _check_box(domain, points)
+    return domain
 
 
 def _to_points(values: Any, name: str, name_row: Callable[[int], str]) -> np.ndarray:
-    array = np.array(values)
-    if array.dtype.kind in "OUST":
+    array = read_column(name, values)
+    if array.dtype == object:
         array = _parse_points(array, name, name_row)
-    points = array.astype(float)
+    points = convert_array(name, array, float)
     points = points[:, None] if points.ndim == 1 else points
-    if points.ndim != 2:
+    if points.ndim != 2 or (len(points) and not points.shape[1]):
         raise ValueError(f"The {name} has shape {points.shape}. Pass (N, D), one row per trial.")
     missing = np.argwhere(~np.isfinite(points))
     if len(missing):
         raise ValueError(f"The {name} in {name_row(missing[0, 0])} is not a finite number. Drop or mend that trial.")
-    return points
+    return points.copy()
 
 
 def _parse_points(array: np.ndarray, name: str, name_row: Callable[[int], str]) -> np.ndarray:
     rows = []
     for row, entry in enumerate(array):
         parts = entry.strip(" ()[]").split(",") if isinstance(entry, str) else np.atleast_1d(entry)
-        try:
-            rows.append([float(part) for part in parts])
-        except (TypeError, ValueError):
-            raise ValueError(
-                f"The {name} in {name_row(row)} is {str(entry)!r}. Pass numbers, or strings such as '0.1,-0.2'."
-            ) from None
+        rows.append([_parse_number(part, name, row, name_row) for part in parts])
         if len(rows[row]) != len(rows[0]):
             raise ValueError(
                 f"The {name} in {name_row(row)} has {len(rows[row])} dimensions, the first one {len(rows[0])}."
             )
-    return np.array(rows).reshape(len(rows), -1)
+    return np.array(rows, float).reshape(len(rows), len(rows[0]) if rows else 1)
+
+
+def _parse_number(part: Any, name: str, row: int, name_row: Callable[[int], str]) -> float:
+    try:
+        return np.nan if part is None else float(part)
+    except (TypeError, ValueError):
+        if type(part).__name__ in ("NAType", "NaTType"):
+            return np.nan
+        raise ValueError(
+            f"The {name} in {name_row(row)} is {str(part)!r}. Pass numbers, or strings such as '0.1,-0.2'."
+        ) from None
 
 
 def _to_responses(values: Any, name_row: Callable[[int], str]) -> np.ndarray:
-    array = np.asarray(values)
-    array = array[:, 0] if array.ndim == 2 and array.shape[1] == 1 else array
-    if array.ndim != 1:
-        raise ValueError(f"The response has shape {array.shape}. Pass (N,), one response per trial.")
-    if array.dtype.kind in "biuf":
-        codes = np.where(np.isin(array, (0, 1)), array, -1).astype(int)
-    else:
-        keys = [str(v).strip().lower().removesuffix(".0") for v in array]
-        codes = np.array([RESPONSES.get(key, -1) for key in keys], int)
+    given, codes = code_responses("response", values)
+    if codes.ndim == 2 and codes.shape[1] == 1:
+        given, codes = given[:, 0], codes[:, 0]
+    if codes.ndim != 1:
+        raise ValueError(f"The response has shape {codes.shape}. Pass (N,), one response per trial.")
     wrong = np.flatnonzero(codes < 0)
     if len(wrong):
         raise ValueError(
-            f"The response in {name_row(wrong[0])} is {array[wrong[0]]!s}. "
+            f"The response in {name_row(wrong[0])} is {given[wrong[0]]!s}. "
             "Responses are 0 or 1, or correct or incorrect."
         )
     return codes
 
 
-def _from_frame(frame, reference, comparison, response, domain, columns, name_row) -> Trials:
-    def pick(names):
-        names = [names] if isinstance(names, str) else list(names)
-        for name in names:
-            if name not in frame:
-                raise ValueError(f"There is no column {name!r}. The table has {', '.join(map(str, frame.columns))}.")
-        return frame[names[0]].to_numpy() if len(names) == 1 else frame[names].to_numpy()
+def _to_column(name: str, values: Any) -> np.ndarray:
+    column = as_plain(name, values)
+    column = column[:, 0] if column.ndim == 2 and column.shape[1] == 1 else column
+    if column.ndim != 1:
+        raise ValueError(f"{name} has shape {column.shape}. Pass (N,), one value per trial.")
+    return column.copy()
 
-    kept = {name: _as_plain(pick(name)) for name in columns}
+
+def _from_frame(frame, reference, comparison, response, domain, columns, name_row, options=None) -> Trials:
+    def pick(names):
+        return pick_columns(frame, names, options)
+
+    kept = {name: pick(name) for name in ([columns] if isinstance(columns, str) else columns)}
     return _make_trials(pick(reference), pick(comparison), pick(response), domain, kept, name_row)
 
 
-def _as_plain(values: np.ndarray) -> np.ndarray:
-    """Return strings as strings, not as objects, which cannot be saved."""
-    return values.astype(str) if values.dtype == object else values
+def _name_rows(frame: Any) -> Callable[[int], str]:
+    """Return what a row is called, by its number, and by its label where that is another."""
+
+    def name_row(row):
+        label = frame.index[row] if hasattr(frame, "index") else row
+        is_number = isinstance(label, int | np.integer) and label == row
+        return f"row {row}" if is_number else f"row {row} (index {label})"
+
+    return name_row

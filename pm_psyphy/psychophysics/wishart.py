@@ -5,12 +5,11 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import pytensor
-from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant
 from pytensor.raise_op import CheckAndRaise
 
 from pm_psyphy.psychophysics.basis import chebyshev_products, total_degrees
-from pm_psyphy.psychophysics.tensor import as_tensor, pt
+from pm_psyphy.psychophysics.tensor import as_tensor, pt, read_known
 
 # Rescaling to [-1, 1] may round this far beyond.
 MARGIN = 1e-6
@@ -86,9 +85,11 @@ class WishartProcess:
             if not isinstance(number, int | np.integer) or number < least:
                 raise ValueError(f"{label} is {number!r}. Pass a whole number of at least {least}.")
         for label, number in {"variance_scale": variance_scale, "decay_rate": decay_rate}.items():
-            if isinstance(number, int | float) and not 0 < number < np.inf:
+            known = read_known(number, label)
+            if known is not None and not np.all((known > 0) & (known < np.inf)):
                 raise ValueError(f"{label} is {number}. Pass a positive number or a random variable.")
-        if isinstance(diag_term, int | float) and not 0 <= diag_term < np.inf:
+        known = read_known(diag_term, "diag_term")
+        if known is not None and not np.all((known >= 0) & (known < np.inf)):
             raise ValueError(f"diag_term is {diag_term}. Pass a number of at least 0.")
         self.name, self.input_dim, self.basis_degree, self.extra_dims = name, input_dim, basis_degree, extra_dims
         self.diag_term = diag_term
@@ -101,7 +102,7 @@ class WishartProcess:
             z.tag.rotates = True
             self.weights: Any = pm.Deterministic(name, z * sd[..., None, None])
         else:
-            self.weights = as_tensor(weights)
+            self.weights = as_tensor(weights, "weights")
             _check_weights(self.weights, shape)
 
     def __repr__(self) -> str:
@@ -148,7 +149,10 @@ class WishartProcess:
         entries: Any = [[sum(a * b for a, b in zip(left, right, strict=True)) for right in rows] for left in rows]
         for i in range(self.input_dim):
             entries[i][i] = entries[i][i] + self.diag_term
-        return pt.stack([pt.stack(row, axis=-1) for row in entries], axis=-2)
+        covariances = pt.stack([pt.stack(row, axis=-1) for row in entries], axis=-2)
+        # By it `threshold_contours` finds what was tested.
+        covariances.tag.points = as_tensor(x, "points")
+        return covariances
 
     def _evaluate_rows(self, x: Any) -> list[list[Any]]:
         """Return the entries of U(x), D lists of E tensors (...)."""
@@ -175,8 +179,8 @@ def check_points(x: Any, input_dim: int) -> Any:
     input_dim : int
         D.
     """
-    x = as_tensor(x)
-    known = _read(x)
+    x = as_tensor(x, "points")
+    known = read_known(x)
     shape = x.type.shape if known is None else known.shape
     if not shape or shape[-1] not in (None, input_dim):
         raise ValueError(
@@ -193,11 +197,6 @@ def check_points(x: Any, input_dim: int) -> Any:
         return x
     inside = pt.all(pt.abs(x) <= 1 + MARGIN)
     return CheckAndRaise(ValueError, f"Points of a Wishart process are NaN or outside [-1, 1]. {advice}")(x, inside)
-
-
-def _read(x: Any) -> np.ndarray | None:
-    """Return the value of a constant or of data, None for what is computed."""
-    return x.get_value(borrow=True) if isinstance(x, SharedVariable) else x.data if isinstance(x, Constant) else None
 
 
 def _check_weights(weights: Any, shape: tuple[int, ...]) -> None:
