@@ -99,7 +99,7 @@ def _sign_data(objective: Objective) -> str:
     return digest.hexdigest()
 
 
-def check_path(path: str | Path) -> None:
+def check_path(path: str | Path, state: Checkpoint) -> None:
     """Raise if a checkpoint cannot be written there; leave nothing behind.
 
     Raises
@@ -113,12 +113,28 @@ def check_path(path: str | Path) -> None:
         raise ValueError("checkpoint is an empty path. Pass the name of a file, or None for no checkpoint.")
     path = Path(path)
     if path.is_dir():
-        raise IsADirectoryError(f"The checkpoint {str(path)!r} is a folder. Give the name of a file in it.")
+        raise IsADirectoryError(f"The checkpoint {str(path)!r} is a directory. Give the name of a file in it.")
+    if path.exists():
+        return
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
-            pass
+        _write_scratch(path, state, {}).unlink()
     except OSError as error:
         raise type(error)(error.errno, f"{_unwritable(path, error)} Give another path, or make room.") from error
+
+
+def _write_scratch(path: Path, state: Checkpoint, run: dict[str, str]) -> Path:
+    """Write a whole checkpoint beside its place, and return where; what is not whole is removed, after Ctrl-C too."""
+    leaves: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
+    text = np.frombuffer(json.dumps(run).encode(), np.uint8)
+    with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        try:
+            np.savez(file, format=np.int64(FORMAT), run=text, **leaves)
+            file.flush()
+            os.fsync(file.fileno())
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    return Path(file.name)
 
 
 def _unwritable(path: Path, error: OSError) -> str:
@@ -137,23 +153,15 @@ def write_checkpoint(path: str | Path, state: Checkpoint, run: dict[str, str]) -
     run : dict of str to str
         From `describe_run`.
     """
-    path = Path(path)
-    leaves: dict[str, Any] = {f"leaf_{i}": np.asarray(leaf) for i, leaf in enumerate(jax.tree.leaves(state))}
-    scratch = None
+    path, scratch = Path(path), None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
-            scratch = Path(file.name)
-            text = np.frombuffer(json.dumps(run).encode(), np.uint8)
-            np.savez(file, format=np.int64(FORMAT), run=text, **leaves)
-            file.flush()
-            os.fsync(file.fileno())
+        scratch = _write_scratch(path, state, run)
         os.replace(scratch, path)
     except OSError as error:
         warnings.warn(
             f"{_unwritable(path, error)} The fit goes on without it; the last one written stays.", stacklevel=2
         )
     finally:
-        # Also after Ctrl-C.
         if scratch is not None:
             scratch.unlink(missing_ok=True)
 

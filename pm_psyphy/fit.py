@@ -29,7 +29,7 @@ from pm_psyphy.start import draw_starts
 from pm_psyphy.status import Status
 
 # In nats: far below what an estimate of a posterior's mode can be asked for.
-TOLERANCE = 1e-8
+TOLERANCE = 1e-10
 
 
 @compute_plainly
@@ -76,7 +76,7 @@ def find_map(
         The most steps to take. A step evaluates loss and gradient once, for L-BFGS too.
     tolerance : float, optional
         Converged where a further step promises to lower the loss, a negative log posterior, by at most so much, or by
-        no more than it is rounded. Default: 1e-8.
+        no more than it is rounded. Default: 1e-10.
     log_every : int
         Steps between two entries of the history, and between two calls of `callback`.
     initvals : dict, optional

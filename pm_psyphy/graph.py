@@ -63,7 +63,7 @@ def check_model(model: pm.model.core.BaseModel) -> None:
     trees = [v.name for v in model.free_RVs if any("BART" in kind.__name__ for kind in type(v.owner.op).__mro__)]
     if trees:
         raise ValueError(
-            f"{', '.join(trees)} is a sum of trees (BART), which has no gradient and no mode that could be searched for. "
+            f"{', '.join(trees)} is a sum of trees (BART), which has neither a gradient nor a mode to search for. "
             "Sample the model by pm.sample."
         )
     discrete = [v.name for v in model.free_RVs if v.dtype.startswith(("int", "uint", "bool"))]

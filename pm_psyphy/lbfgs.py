@@ -91,7 +91,8 @@ def lbfgs(memory_size: int | None = None, *, first_step: float = 1.0) -> optax.G
     def init(params: Any) -> Any:
         zeros = jnp.zeros_like(params)
         m = memory_size or min(max(STORED // max(2 * params.size, 1), 30), 2 * params.size)
-        line = Line(*[0.0] * len(Line._fields))._replace(value=jnp.inf, high=jnp.inf, scale=1.0, promise=jnp.inf, worst=jnp.inf)
+        line = Line(*[0.0] * len(Line._fields))
+        line = line._replace(value=jnp.inf, high=jnp.inf, scale=1.0, promise=jnp.inf, worst=jnp.inf)
         square = jnp.zeros((m + 1, m + 1), params.dtype)
         return LBFGSState(
             point=params,

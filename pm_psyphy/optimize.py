@@ -117,7 +117,7 @@ def minimise(
         )
         state = Checkpoint(search, seed, np.zeros(0, int), np.zeros((0, search.code.size, 2)))
         if checkpoint is not None:
-            check_path(checkpoint)
+            check_path(checkpoint, state)
             rows = "" if batches is None else batches.sign()
             run = describe_run(objective, search, transformation, label, given_seed, rows)
             writer = Writer(checkpoint, run)

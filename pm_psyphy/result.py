@@ -150,8 +150,8 @@ class MAPResult(Held, Mapping[str, np.ndarray]):
         objective = self.objective if data is None else self.objective.replace_data(data)
         if data is None and self.is_of_model and (changed := self.objective.find_changed()):
             warnings.warn(
-                f"The model has other values of {', '.join(map(repr, changed))} now. These results are of the fit's own "
-                "data; pass data={..} for others.",
+                f"The model has other values of {', '.join(map(repr, changed))} now. These results are of the data of "
+                "the fit; pass data={..} for others.",
                 stacklevel=2,
             )
         return evaluate(objective, self.unconstrained, expression)

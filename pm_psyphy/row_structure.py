@@ -141,7 +141,7 @@ def infer_kinds(outputs: Sequence[Tensor], known: Mapping[Tensor, Kind]) -> dict
 
 
 def find_baked_lengths(outputs: Mapping[Tensor, int], n_rows: int) -> list[tuple[Apply, int]]:
-    """Return the nodes that fill the rows with one value, and which of their inputs is the number of rows as a constant.
+    """Return the nodes that fill the rows with one value, and which of their inputs is the number of rows, a constant.
 
     Parameters
     ----------
@@ -362,7 +362,7 @@ def _link_blockwise(node: Apply) -> Iterator[Link]:
 
 def _link_set(node: Apply) -> Iterator[Link]:
     """Axes that an assignment ``x[i, :] = y`` takes whole run along those of x and of y."""
-    x, y = node.inputs[:2]
+    y = node.inputs[1]
     indices = _list_indices(node, 2)
     yield from ((0, a, a) for a, index in enumerate(indices) if _is_whole(index))
     kept = [a for a, index in enumerate(indices) if isinstance(index, slice)]

@@ -94,7 +94,7 @@ def _list_parts_of_function(function: types.FunctionType, above: tuple[int, ...]
     if id(function) in above or (is_known and not function.__closure__):
         return name
     above = (*above, id(function))
-    enclosed = [cell.cell_contents for cell in function.__closure__ or ()]
+    enclosed = [_open(cell) for cell in function.__closure__ or ()]
     used = (
         []
         if is_known
@@ -102,6 +102,13 @@ def _list_parts_of_function(function: types.FunctionType, above: tuple[int, ...]
     )
     parts = [function.__defaults__, function.__kwdefaults__, enclosed, used]
     return *name, _list_parts_of_code(function.__code__), *(_list_parts(part, above) for part in parts)
+
+
+def _open(cell: types.CellType) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is empty, as of a name that is deleted or not set yet
+        return None
 
 
 def _list_names(code: types.CodeType) -> list[str]:

@@ -123,7 +123,7 @@ def _sort_initvals(model, initvals: Mapping[str, Any], data) -> tuple[dict, dict
 
 
 def _come_inside(model, name: str, value: np.ndarray, given: Mapping[str, Any]) -> np.ndarray:
-    """Take the middle of an interval where PyMC's own initial point is outside of it, as for imputed censored values."""
+    """Begin inside the support where PyMC's own initial point is outside of it, as for imputed censored values."""
     (rv,) = (rv for rv in model.free_RVs if model.rvs_to_values[rv].name == name)
     outside = ~np.isfinite(value)
     if rv.name in given or model.rvs_to_transforms[rv] is None or not outside.any():

@@ -6,10 +6,11 @@ from enum import StrEnum
 class Status(StrEnum):
     """How a fit ended.
 
-    CONVERGED: a further step promises to lower the loss by less than the tolerance. MAX_STEPS: all steps were taken. STALLED: L-BFGS found no lower
-    loss, though it expected one. DIVERGED: loss or gradient were not finite. INTERRUPTED: by
-    Ctrl-C or the callback. UNBOUNDED: there is no optimum, the loss stays as low however far a variable goes. PLATEAU:
-    the loss does not depend on a variable near its start. Whatever the status, the result holds the best finite parameters.
+    CONVERGED: a further step promises to lower the loss by less than the tolerance. MAX_STEPS: all steps were taken.
+    STALLED: L-BFGS found no lower loss, though it expected one. DIVERGED: loss or gradient were not finite.
+    INTERRUPTED: by Ctrl-C or the callback. UNBOUNDED: there is no optimum, the loss stays as low however far a variable
+    goes. PLATEAU: the loss does not depend on a variable near its start. Whatever the status, the result holds the best
+    finite parameters.
     """
 
     CONVERGED = "converged"

@@ -130,7 +130,7 @@ def _find_rows_of(model: Any, dim: str, outputs: Mapping[Tensor, int]) -> dict[T
                 f"Rows of {dim!r} depend on each other: {variable.name or 'an array'!r} has them along the axes "
                 f"{', '.join(map(str, sorted(axes)))}."
             )
-    return {variable: axis for variable, (axis,) in found.items() if not variable.name == WEIGHTS}
+    return {variable: axis for variable, (axis,) in found.items() if variable.name != WEIGHTS}
 
 
 def _find_known(model: Any, dim: str, weights: Tensor) -> dict[Tensor, Kind]:

@@ -12,11 +12,11 @@ import xarray as xr
 import zarr
 
 import pm_psyphy as psy
-from pm_psyphy.weights import WEIGHTS
 from pm_psyphy import stream
 from pm_psyphy.batches import make_batches
 from pm_psyphy.division import divide
 from pm_psyphy.stream import Blocks, Rows
+from pm_psyphy.weights import WEIGHTS
 
 N, B = 103, 10
 RNG = np.random.default_rng(0)
@@ -37,8 +37,12 @@ def model():
     return build()
 
 
+def as_they_are(rows: dict[str, np.ndarray], first: int) -> dict[str, np.ndarray]:
+    return {name: np.asarray(array) for name, array in rows.items()}
+
+
 def make_rows(n=N):
-    return Rows({"row": np.arange(n)}, {"row": 0}, {"row": np.dtype(int)})
+    return Rows({"row": np.arange(n)}, {"row": 0}, as_they_are)
 
 
 def list_batches(chunks, n_steps):
@@ -83,7 +87,7 @@ def test_rows_of_a_window_are_read_in_long_runs(monkeypatch):
             runs.append(key[0].stop - key[0].start)
             return np.asarray(self)[key]
 
-    rows = Rows({"row": np.arange(6400).view(Disk)}, {"row": 0}, {"row": np.dtype(int)})
+    rows = Rows({"row": np.arange(6400).view(Disk)}, {"row": 0}, as_they_are)
     batches = list_batches(rows.draw(B, 1, 0), 640)
     np.testing.assert_array_equal(np.sort(np.concatenate(batches)), np.arange(6400))
     assert set(runs) == {1, B}
@@ -99,7 +103,7 @@ def test_losses_of_the_batches_of_an_epoch_add_up_to_that_of_all_rows(model):
         for k in range(n_steps):
             data = batches.objective.data | {name: a[k] for name, a in arrays.items()}
             loss = batches.objective.program.value(objective.start, data, None)
-            total += float(loss) * np.count_nonzero(arrays["row weights"][k]) / N
+            total += float(loss) * np.count_nonzero(arrays[WEIGHTS][k]) / N
         assert n_steps == 11
     np.testing.assert_allclose(total, objective.value(objective.start), rtol=1e-12)
 
@@ -166,7 +170,7 @@ def test_a_callback_sees_the_steps_that_are_logged(model):
 def test_blocks_come_as_they_are(model):
     cuts = [0, 7, 31, 64, N]
     blocks = [{"x": X[a:b], "obs": Y[a:b]} for a, b in pairwise(cuts)]
-    found = Blocks(lambda: blocks, blocks[0], N, {"obs": 0}, {"obs": np.dtype(float)})
+    found = Blocks(lambda: blocks, blocks[0], N, {"obs": 0}, as_they_are)
     seen: list[np.ndarray] = []
     for chunk in found.draw(B, 0, 0):
         seen += [a[:k] for a, k in zip(chunk.arrays["obs"][: chunk.n_steps], chunk.n_real, strict=False)]
@@ -223,7 +227,7 @@ def test_division_finds_what_has_rows():
         table = RNG.normal(size=200)
         pm.Normal("y", x @ pm.Normal("b", shape=3) + table, 1, observed=RNG.normal(size=200), dims="trial")
     _, axes = divide(psy.compile_objective(model), "trial")
-    assert axes == {WEIGHTS: 0, "x": 0, "constant": 0, "y": 0}
+    assert axes == {WEIGHTS: 0, "x": 0, "constant_0": 0, "y": 0}
 
 
 @pytest.mark.parametrize(

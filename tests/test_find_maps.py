@@ -107,7 +107,7 @@ def test_rows_that_depend_on_each_other_are_not_padded():
         x = pm.Data("x", X[0], dims="trial")
         slope = pm.Normal("slope")
         pm.Bernoulli("y", logit_p=slope * (x - x.mean()), observed=pm.Data("seen", SEEN[0]), dims="trial")
-    with pytest.raises(ValueError, match="Rows of 'trial' depend on each other: the loss of 8 rows is"):
+    with pytest.raises(ValueError, match="'y' needs several of 'x' at once, by Sum"):
         psy.find_maps(model, cut(), progressbar=False)
 
 
@@ -268,7 +268,7 @@ def test_an_index_out_of_range_names_its_data_set():
     with pm.Model() as model:
         group = pm.Data("group", np.array([0, 1, 2]))
         pm.Normal("y", pm.Normal("mu", 0, 1, shape=3)[group], 1, observed=pm.Data("obs", np.zeros(3)))
-    with pytest.raises(ValueError, match="Data set 1: 'group' holds 3 and indexes an axis of length 3"):
+    with pytest.raises(ValueError, match="Data set 1: 'group' holds or gives the index 3 at row 2"):
         psy.find_maps(model, {"group": [[0, 1, 2], [0, 1, 3]], "obs": np.zeros((2, 3))}, progressbar=False)
 
 

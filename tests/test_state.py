@@ -107,7 +107,9 @@ def test_results_are_equal_to_themselves_and_say_what_to_use_in_place_of_a_pickl
     fits = psy.find_maps(model, {"response": np.zeros((2, 4))}, **QUIET)
     held = fit, psy.laplace(fit, draws=10), fit.objective, fits, psy.bootstrap(fit, n=3, **QUIET)
     for result in held:
-        assert result == result and result != 3 and hash(result) == hash(copy.copy(result))
+        assert result == copy.copy(result)
+        assert result != 3
+        assert hash(result) == hash(copy.copy(result))
         for way in (pickle.dumps, copy.deepcopy):
             with pytest.raises(TypeError, match=f"{type(result).__name__} holds a compiled program and cannot be"):
                 way(result)
