@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -97,7 +98,8 @@ def assemble_objective(
             "The model has no observed variable and no potential, so that its posterior is its prior.", stacklevel=4
         )
     start = {name: stack[0] for name, stack in draw_starts(model, initvals=initvals).items()}
-    held = Held({}, Coords(model.coords), start, device)
+    coords = Coords({dim: labels for dim, labels in model.coords.items() if labels is not None})
+    held = Held({}, coords, start, device)
     return _bind(model, held, jacobian=jacobian, weighted_dim=weighted_dim, accept=accept)
 
 
@@ -117,15 +119,13 @@ def _bind(model: pm.Model, held: Held, *, accept: Callable, **kind: Any) -> Obje
     if program is not None:
         objective = _place(model, program, held)
         check_data(objective)
-        try:
+        with suppress(NotFinite):
             accept(program, objective.start, objective.data)
-        except NotFinite:
-            program = None
-    if program is None:
-        program = _build_or_explain(model, held, accept=accept, **kind)
-        _PROGRAMS.setdefault(model, {})[tuple(kind.values())] = program
-        objective = _place(model, program, held)
-        check_data(objective)
+            return objective
+    program = _build_or_explain(model, held, accept=accept, **kind)
+    _PROGRAMS.setdefault(model, {})[tuple(kind.values())] = program
+    objective = _place(model, program, held)
+    check_data(objective)
     return objective
 
 

@@ -48,13 +48,14 @@ def spare_memory(objective: Objective, n_at_once: int = 1) -> Objective:
     # What the graph says of a dim, it says of all data.
     mixed = objective.program.remember("dims whose rows depend on each other", set)
     for dim in _list_dims(objective):
+        if dim in mixed:
+            continue
         try:
-            divided, axes = divide(objective, dim) if dim not in mixed else (None, {})
+            divided, axes = divide(objective, dim)
         except RowsDepend:
             mixed.add(dim)
+            continue
         except (ValueError, NotImplementedError):
-            divided = None
-        if dim in mixed or divided is None:
             continue
         own = {name: objective.data[name] for name in (WEIGHTS, REST) if name in objective.data}
         placed = move(replace(divided, data=divided.data | own), device)

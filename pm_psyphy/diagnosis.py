@@ -230,7 +230,7 @@ def _find_collapsed(objective: Objective, start, params) -> list[str]:
 
 def _is_flat(objective: Objective, params: Mapping[str, np.ndarray], name: str) -> bool:
     here = _find_loss(objective, params)
-    moved = (params | {name: (params[name] + step).astype(params[name].dtype)} for step in (-1.0, 1.0))
+    moved = ({**params, name: (params[name] + step).astype(params[name].dtype)} for step in (-1.0, 1.0))
     return all(abs(_find_loss(objective, point) - here) <= FLAT * max(1.0, abs(here)) for point in moved)
 
 

@@ -157,10 +157,10 @@ def _find_own(node: Any) -> Callable | None:
 
 def _is_known(node: Any, args: Sequence[Any]) -> bool:
     """Whether integers are computed of what is known already when JAX traces."""
-    import jax
+    from jax.core import Tracer
 
     are_integers = all(str(getattr(v, "dtype", "")).startswith(("int", "uint", "bool")) for v in node.outputs)
-    return are_integers and not any(isinstance(arg, jax.core.Tracer) for arg in args)
+    return are_integers and not any(isinstance(arg, Tracer) for arg in args)
 
 
 def _as_floats(args: Sequence[Any], node: Any) -> list[Any]:
@@ -285,7 +285,7 @@ def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list
 
 def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: list[IndexLimit]) -> None:
     """Note what indexes the axes of a node's first input, unless it is known here to be in range."""
-    import jax
+    from jax.core import Tracer
 
     if not isinstance(node.op, BaseSubtensor):
         return
@@ -296,7 +296,7 @@ def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: 
         variable, index, length = node.inputs[n_operands + entry], args[n_operands + entry], np.shape(args[0])[axis]
         if not str(getattr(variable, "dtype", "")).startswith(("int", "uint")):
             continue
-        if not isinstance(index, jax.core.Tracer):
+        if not isinstance(index, Tracer):
             values = np.asarray(index)
             if np.any((values >= length) | (values < -length)):
                 limits.append(IndexLimit((), length, lambda _, values=values: values))
@@ -308,7 +308,7 @@ def _find_index(variable: Any, fgraph: FunctionGraph) -> tuple[tuple[str, ...], 
     """Return how an index follows from inputs, and the names of these; None if it depends on more."""
     if variable in fgraph.inputs and variable.name:
         return (variable.name,), lambda data: data[variable.name]
-    inputs = [v for v in graph_inputs([variable]) if not isinstance(v, Constant)]
+    inputs: list[Any] = [v for v in graph_inputs([variable]) if not isinstance(v, Constant)]
     if any(not v.name or not isinstance(v.type, TensorType) for v in inputs):
         return None
     compiled: list[Callable] = []
@@ -408,7 +408,7 @@ def _try_shapes(node: Any, inputs: dict[int, Tensor]) -> list[tuple[int, ...]]:
     if type(node.op).__module__.startswith("pytensor."):
         raise NotImplementedError(f"{node.op} has an output whose shape depends on values.")
     ones = [inputs[i].type.filter(np.ones(inputs[i].type.shape, inputs[i].dtype)) for i in inputs]
-    function = pytensor.function(list(inputs.values()), _rebuild(node, inputs), RUN_ONCE, on_unused_input="ignore")
+    function: Any = pytensor.function(list(inputs.values()), _rebuild(node, inputs), RUN_ONCE, on_unused_input="ignore")
     return [np.shape(result) for result in function(*ones)]
 
 

@@ -225,7 +225,7 @@ def _search_on(client: Any, model: pm.Model, sets: DataSets, optimizer, points, 
             np.concatenate([getattr(end, name) for end in ends])
             for name in ("loss", "gradient_norm", "status", "n_steps")
         ),
-        _join_moves([end.last_moves for end in ends]),
+        last_moves=_join_moves([end.last_moves for end in ends]),
     )
 
 
@@ -233,9 +233,8 @@ def _join_moves(parts: list[LastMoves | None]) -> LastMoves | None:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    return LastMoves(
-        *({name: np.concatenate([p[k][name] for p in known]) for name in known[0][k]} for k in range(len(known[0])))
-    )
+    joined = [{name: np.concatenate([p[k][name] for p in known]) for name in known[0][k]} for k in range(3)]
+    return LastMoves(joined[0], joined[1], joined[2])
 
 
 def _search_part(model: pm.Model, sets: DataSets, optimizer, points, settings: Settings) -> Ends:

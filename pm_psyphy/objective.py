@@ -23,7 +23,7 @@ class Coords(dict[str, tuple]):
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Coords)
 
-    def __hash__(self) -> int:
+    def __hash__(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
         return hash(Coords)
 
 
@@ -65,7 +65,7 @@ class Objective(Held):
     start: dict[str, np.ndarray]
     data: dict[str, jax.Array]
     coords: Coords = field(metadata={"static": True}, repr=False, default_factory=Coords)
-    device: jax.Device | None = field(metadata={"static": True}, repr=False, default=None)
+    device: Any = field(metadata={"static": True}, repr=False, default=None)
 
     def __repr__(self) -> str:
         sizes = ", ".join(f"{name}{list(np.shape(value))}" for name, value in self.start.items())
@@ -119,7 +119,7 @@ class Objective(Held):
         """
         return self.program.jitted_value_and_grad(self._check(params), self.data, self._check_key(key))
 
-    def constrain(self, params: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, jax.Array]:
+    def constrain(self, params: Mapping[str, Any], names: Sequence[str] | None = None) -> dict[str, Any]:
         """Return the model's own variables and deterministics at unconstrained parameters.
 
         Parameters

@@ -292,7 +292,7 @@ def _reshape(node: Apply, kind: Kind, lengths: Kind) -> Kind:
 def _link(node: Apply, kinds: Sequence[Kind] = ()) -> Iterator[Link]:
     """Yield which axes of the inputs run along which axis of the outputs, element by element."""
     op, inputs = node.op, node.inputs
-    first = inputs[0] if inputs else None
+    first: Any = inputs[0] if inputs else None
     match op:
         case RowFunction():
             yield from ((i, 0, 0) for i in range(len(inputs)))

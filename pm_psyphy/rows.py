@@ -21,7 +21,8 @@ from pytensor.tensor.rewriting.elemwise import FusionOptimizer
 # So many rows at a time bound the memory that NumPy takes for some hundred numbers a row and node.
 ROWS_OF_NUMPY = 4096
 # For graphs that run once or a few times. Without its virtual machine PyTensor does not load its C compiler either.
-RUN_ONCE = Mode(linker="py", optimizer="fast_compile")
+# Sums and products of many terms stay as they were written: NumPy's loops take 32 operands.
+RUN_ONCE = Mode(linker="py", optimizer="fast_compile").excluding("local_add_canonizer", "local_mul_canonizer")
 # The same, without looking for anything to improve.
 UNCHANGED = Mode(linker="py", optimizer="merge")
 

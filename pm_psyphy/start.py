@@ -161,7 +161,7 @@ def _compile_on_data(outputs: list[Any]) -> tuple[Callable, Any]:
     sources = [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable) and isinstance(v.type, TensorType)]
     inputs = [v.type() for v in sources]
     outputs = clone_replace(outputs, dict(zip(sources, inputs, strict=True)), rebuild_strict=False)
-    function = compile_graph(inputs, outputs, mode=RUN_ONCE, on_unused_input="ignore")
+    function: Any = compile_graph(inputs, outputs, mode=RUN_ONCE, on_unused_input="ignore")
 
     def call(data: Mapping[Any, Any]) -> list[np.ndarray]:
         return function(*(np.asarray(data[v]) if v in data else v.get_value(borrow=True) for v in sources))
@@ -257,9 +257,10 @@ def _list_arrays(model, data: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     graphs = model.logp(vars=terms, sum=False, jacobian=False)
     seen: set[Any] = set()
     for term, graph in zip(terms, graphs, strict=True):
-        for source in graph_inputs([graph]):
+        sources: Any = graph_inputs([graph])
+        for source in sources:
             is_new = isinstance(source, Constant) and source not in seen and source.name not in named
-            if is_new and np.ndim(getattr(source, "data", None)):
+            if is_new and np.ndim(source.data):
                 seen.add(source)
                 yield f"an array {np.shape(source.data)} that {term.name!r} needs", np.asarray(source.data)
 

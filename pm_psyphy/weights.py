@@ -87,10 +87,11 @@ def write_weighted_log_density(model: Any, dim: str, *, jacobian: bool) -> Weigh
     for name, graph in zip(names, graphs, strict=True):
         _check_kind(dim, name, kinds.get(graph), axes.get(name))
         if name in axes:
-            own = _align(weights, graph, axes[name])
+            own: Any = _align(weights, graph, axes[name])
             # By the switch, a row of no weight has none also where its log likelihood is infinite.
             guarded = _replace_unweighted(graph, kinds, weights)
-            total += pt.switch(own > 0, own * guarded, 0).sum()
+            weighted: Any = pt.switch(own > 0, own * guarded, 0)
+            total += weighted.sum()
         else:
             total += rest * graph.sum()
     length = model.dim_lengths.get(dim)
@@ -174,7 +175,8 @@ def _replace_unweighted(graph: Tensor, kinds: Mapping[Tensor, Kind], weights: Te
         elif isinstance(kind, Rows):
             one = pt.expand_dims(pt.take(variable, live, axis=kind.axis), kind.axis)
             has_weight = _align(weights, variable, kind.axis) > 0
-            replacements[variable] = pt.switch(has_weight, variable, disconnected_grad(one)).astype(variable.dtype)
+            chosen: Any = pt.switch(has_weight, variable, disconnected_grad(one))
+            replacements[variable] = chosen.astype(variable.dtype)
     return clone_replace([graph], replacements, rebuild_strict=False)[0] if replacements else graph
 
 
