@@ -37,7 +37,7 @@ class Diagnosis:
     at_edge: tuple[str, ...] = ()
     """They are as near to an edge of their support as makes no difference."""
     still: tuple[str, ...] = ()
-    """They have not moved: their gradient is exactly 0."""
+    """They have not moved: their gradient is 0."""
     flat: tuple[str, ...] = ()
     """Of those, the ones of which the loss does not depend nearby."""
     collapsed: tuple[str, ...] = ()
@@ -47,7 +47,8 @@ class Diagnosis:
 
     def judge(self, status: Status) -> Status:
         """Return how the search ended, all in all."""
-        if status in (Status.CONVERGED, Status.STALLED, Status.MAX_STEPS) and self.unbounded:
+        has_ended = status in (Status.CONVERGED, Status.STALLED, Status.MAX_STEPS)
+        if has_ended and self.unbounded and not self.collapsed:
             return Status.UNBOUNDED
         return Status.PLATEAU if status is Status.CONVERGED and self.flat else status
 
@@ -110,7 +111,7 @@ def diagnose(
     if not all(np.isfinite(d).all() for d in way.values()):
         return Diagnosis()
     going = _find_going(way, moves)
-    resting = [n for n, d in way.items() if d.size and not d.any() and (moves is None or not moves.next[n].any())]
+    resting = [name for name, d in way.items() if d.size and np.all(np.abs(d) <= SHORTEST)]
     names = {objective.model.rvs_to_values[rv].name: rv.name for rv in objective.model.free_RVs}
     found = Diagnosis()
     if any(mask.any() for mask in going.values()):
@@ -140,7 +141,7 @@ def find_doubtful(
     if moves is None:
         return np.ones(n, bool)
     way = _flatten({name: params[name] - starts[name] for name in params})
-    resting = [~_flatten({name: params[name] - starts[name]}).any(axis=1) for name in params]
+    resting = [np.all(np.abs(_flatten({n: params[n] - starts[n]})) <= SHORTEST, axis=1) for n in params]
     has_arrived = np.max(_find_shares(way, _flatten(moves.next)), axis=1, initial=0) <= ARRIVED
     return ~has_arrived | _is_shallow(way, moves) | np.any(resting, axis=0)
 
@@ -153,7 +154,7 @@ def _find_going(way: Mapping[str, np.ndarray], moves: LastMoves | None) -> dict[
         one = LastMoves(*({name: np.asarray(step)[None] for name, step in part.items()} for part in moves))
         shares = [_find_shares(flat, _flatten(part))[0] for part in (one.next, one.moved)]
         # What goes on together moves by about as much of its way in each step.
-        together = [(s >= TOGETHER * np.max(s, initial=0)) & (s > 0) for s in shares]
+        together = [(s > ARRIVED) | ((s >= TOGETHER * np.max(s, initial=0)) & (s > 0)) for s in shares]
         first, second = np.max(shares[0], initial=0) > ARRIVED, _is_shallow(flat, one)[0]
         going = (first & together[0]) | (second & together[1])
     places = np.cumsum([np.size(d) for d in way.values()])[:-1]

@@ -256,12 +256,15 @@ def _make_advance(
         is_lbfgs = isinstance(opt_state, LBFGSState)
         dealt_with: Any = True
         if is_lbfgs:
-            promise, watch = opt_state.line.worst, search.watch
+            # A trial point that is not accepted has no promise of its own.
+            is_point = opt_state.line.value == loss
+            promise, watch = jnp.where(is_point, opt_state.line.worst, jnp.inf), search.watch
             if isinstance(watch, Peaks):
                 # Where scales differ widely, the pairs know nothing yet of the smaller ones, whose derivatives stay.
-                sizes = jnp.where(finite, jnp.maximum(watch.sizes, jnp.abs(grads)), watch.sizes)
+                sizes = jnp.where(is_point, jnp.maximum(watch.sizes, jnp.abs(grads)), watch.sizes)
                 noise = jnp.finfo(loss.dtype).eps * jnp.max(sizes, initial=0)
-                n_quiet = jnp.where(finite & (promise > find_limit(tolerance, loss)), 0, watch.n_quiet + 1)
+                counted = jnp.where(promise <= find_limit(tolerance, loss), watch.n_quiet + 1, 0)
+                n_quiet = jnp.where(is_point, counted, watch.n_quiet)
                 watch = Peaks(sizes, n_quiet)
                 dealt_with = jnp.all(jnp.abs(grads) <= REDUCED * sizes + noise) | (n_quiet >= QUIET) | (norm == 0)
         elif isinstance(search.watch, Watch):

@@ -415,15 +415,13 @@ def checks_data(objective: Objective) -> bool:
 
 
 def _check_indices(limit: IndexLimit, indices: Any, first: int) -> None:
-    if not np.size(indices):
-        return
-    low, high = np.min(indices), np.max(indices)
-    if high >= limit.length or low < -limit.length:
+    indices = np.asarray(indices)
+    wrong = np.argwhere((indices >= limit.length) | (indices < -limit.length))
+    if len(wrong):
+        at = tuple(map(int, wrong[0]))
         what = " and ".join(map(repr, limit.names)) or "An array of the model"
-        wrong = np.asarray((indices >= limit.length) | (indices < -limit.length))
-        at = tuple(map(int, np.argwhere(wrong)[0]))
         where = f" at row {first + at[0]}" if len(at) == 1 else ""
         raise ValueError(
-            f"{what} holds or gives the index {high if high >= limit.length else low}{where}, into an axis of length "
-            f"{limit.length}. Indices run from 0 to {limit.length - 1}."
+            f"{what} holds or gives the index {indices[at]}{where}, into an axis of length {limit.length}. "
+            f"Indices run from 0 to {limit.length - 1}."
         )
