@@ -79,8 +79,8 @@ def describe_run(
     return {
         "parameters": parameters,
         "model": sign_graph(graph.outputs),
-        "data": _sign_data(objective),
         "rows": rows,
+        "data": _sign_data(objective),
         "optimizer": f"{label} {sign(transformation) or type(transformation).__qualname__}",
         "state": " ".join(leaves),
         "random_seed": "" if seed is None else str(seed),
@@ -175,7 +175,7 @@ def read_checkpoint(path: str | Path, search: Search, run: dict[str, str]) -> Ch
     search : Search
         Any search of the same run, for its structure.
     run : dict of str to str
-        From `describe_run`.
+        From `describe_run`; without a seed it gets that of the file.
 
     Returns
     -------
@@ -215,10 +215,13 @@ def read_checkpoint(path: str | Path, search: Search, run: dict[str, str]) -> Ch
 
 
 def _check_run(path: Path, found: dict[str, str], run: dict[str, str]) -> None:
-    for name, ours in run.items():
+    for name, ours in list(run.items()):
         theirs = found.get(name)
-        # Who gives no seed takes the one that the fit began with.
-        if theirs == ours or (name == "random_seed" and not ours):
+        if theirs == ours:
+            continue
+        if name == "random_seed" and not ours:
+            # Who gives no seed takes the one that the fit began with.
+            run[name] = theirs or ""
             continue
         shown = f" ({theirs or 'none'}, here {ours or 'none'})" if name in SHOWN else ""
         raise ValueError(

@@ -30,7 +30,7 @@ def check_process() -> None:
     if not _OWNER:
         try:
             jax.local_devices()
-        except RuntimeError as error:
+        except (RuntimeError, AssertionError) as error:  # what JAX raises first, and then
             wanted = jax.config.read("jax_platforms")
             raise RuntimeError(
                 f"JAX finds none of the devices that it is told to use, {wanted!r} ({error}). Unset JAX_PLATFORMS, or "

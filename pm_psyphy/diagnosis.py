@@ -88,6 +88,7 @@ def diagnose(
     params: Mapping[str, np.ndarray],
     moves: LastMoves | None,
     status: Status,
+    evaluate: Callable[[Mapping[str, np.ndarray]], float],
     search: Callable[[dict[str, np.ndarray]], tuple[float, dict[str, np.ndarray]]] | None = None,
 ) -> Diagnosis:
     """Look at the loss beyond where a search ended, if its last moves leave a doubt; else nothing is computed.
@@ -100,6 +101,8 @@ def diagnose(
     moves : LastMoves, optional
         Its last ones, if they are known.
     status : Status
+    evaluate : callable
+        Returns the loss at a point.
     search : callable, optional
         Searches from another point, and returns where it ends: the loss and the parameters.
 
@@ -115,9 +118,9 @@ def diagnose(
     names = {objective.model.rvs_to_values[rv].name: rv.name for rv in objective.model.free_RVs}
     found = Diagnosis()
     if any(mask.any() for mask in going.values()):
-        found = _look_beyond(objective, names, start, params, way, going, status, search)
+        found = _look_beyond(objective, names, start, params, way, going, status, evaluate, search)
     if resting and status is Status.CONVERGED:
-        flat = tuple(names[name] for name in resting if _is_flat(objective, params, name))
+        flat = tuple(names[name] for name in resting if _is_flat(evaluate, params, name))
         found = replace(found, still=tuple(names[name] for name in resting), flat=flat)
     return found
 
@@ -180,20 +183,20 @@ def _is_shallow(way: np.ndarray, moves: LastMoves) -> np.ndarray:
     return (square > 0) & (curvature * back**2 / 2 < SHALLOW * square**2)
 
 
-def _look_beyond(objective: Objective, names, start, params, way, going, status: Status, search) -> Diagnosis:
+def _look_beyond(objective: Objective, names, start, params, way, going, status: Status, evaluate, search) -> Diagnosis:
     def move(masks: Mapping[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
         return {n: (v + factor * np.where(masks[n], way[n], 0)).astype(v.dtype) for n, v in params.items()}
 
     def goes_on(masks: Mapping[str, np.ndarray]) -> bool:
         """Whether the loss stays as low, as far as it is finite at all."""
-        rises = (_find_loss(objective, move(masks, factor)) - here for factor in FARTHER)
-        finite = [rise for rise in rises if np.isfinite(rise) or rise == -np.inf]
-        return len(finite) > 2 and all(rise <= UNNOTICED for rise in finite)
+        rises = (evaluate(move(masks, factor)) - here for factor in FARTHER)
+        finite = [rise for rise in rises if np.isfinite(rise)]
+        return len(finite) > 2 and all(abs(rise) <= UNNOTICED for rise in finite)
 
     def goes_on_bent(masks: Mapping[str, np.ndarray]) -> bool:
         """Whether a search from farther on finds as low a loss there, as along a ridge that is bent."""
         farther = move(masks, BENT)
-        rise = _find_loss(objective, farther) - here
+        rise = evaluate(farther) - here
         # What costs nothing there is no ridge, and was looked at along its way.
         if search is None or not np.isfinite(rise) or rise <= UNNOTICED:
             return False
@@ -201,7 +204,7 @@ def _look_beyond(objective: Objective, names, start, params, way, going, status:
         came_back = [np.abs(ended[n] - params[n])[m] < 0.5 * np.abs(way[n])[m] for n, m in masks.items()]
         return loss <= here + UNNOTICED and not any(back.any() for back in came_back)
 
-    here = _find_loss(objective, params)
+    here = evaluate(params)
     suspects, alone = [name for name, mask in going.items() if mask.any()], {}
     if not goes_on(going):
         nothing = {name: np.zeros_like(mask) for name, mask in going.items()}
@@ -229,14 +232,10 @@ def _find_collapsed(objective: Objective, start, params) -> list[str]:
     return [name for name in own if np.any(np.asarray(now[name]) < COLLAPSED * np.asarray(before[name]))]
 
 
-def _is_flat(objective: Objective, params: Mapping[str, np.ndarray], name: str) -> bool:
-    here = _find_loss(objective, params)
+def _is_flat(evaluate: Callable, params: Mapping[str, np.ndarray], name: str) -> bool:
+    here = evaluate(params)
     moved = ({**params, name: (params[name] + step).astype(params[name].dtype)} for step in (-1.0, 1.0))
-    return all(abs(_find_loss(objective, point) - here) <= FLAT * max(1.0, abs(here)) for point in moved)
-
-
-def _find_loss(objective: Objective, params: Mapping[str, np.ndarray]) -> float:
-    return float(objective.value(params))
+    return all(abs(evaluate(point) - here) <= FLAT * max(1.0, abs(here)) for point in moved)
 
 
 def _list(names: Sequence[str]) -> str:

@@ -266,9 +266,12 @@ def _diagnose_each(
             ended = minimise(single, transformation, {name: v[None] for name, v in point.items()}, settings)
             return float(ended.loss[0]), {name: stack[0] for name, stack in ended.params.items()}
 
+        def evaluate(point: Mapping[str, np.ndarray], single: Objective = single) -> float:
+            return float(single.value(point))
+
         start, params = ({name: stack[i] for name, stack in part.items()} for part in (starts, ends.params))
         moves = None if ends.last_moves is None else ends.last_moves.pick(i)
-        found[i] = diagnose(single, start, params, moves, ends.status[i], search_from)
+        found[i] = diagnose(single, start, params, moves, ends.status[i], evaluate, search_from)
     return found
 
 

@@ -122,6 +122,7 @@ def minimise(
             run = describe_run(objective, search, transformation, label, given_seed, rows)
             writer = Writer(checkpoint, run)
             state = _resume(state, checkpoint, run)
+            writer.written = state.search.furthest
         state = state._replace(search=_reopen(state.search, settings.tolerance))
         begun = time.perf_counter()
         chunks = None if batches is None else batches.draw(state.seed, max(state.search.furthest, 0))

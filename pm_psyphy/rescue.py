@@ -10,6 +10,7 @@ from pm_psyphy.assembly import compile_objective, forget_program
 from pm_psyphy.blocks import spare_memory
 from pm_psyphy.device import move
 from pm_psyphy.diagnosis import UNNOTICED, Diagnosis, diagnose
+from pm_psyphy.loop import Settings
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Trajectory
 from pm_psyphy.start import draw_others
@@ -111,7 +112,14 @@ def _examine(
         found = search(spare_memory(objective), starts={name: v[None] for name, v in point.items()}, **quiet)
         return float(found.loss[0]), {name: stack[0] for name, stack in found.params.items()}
 
-    return diagnose(spare_memory(objective), start, params, moves, trajectory.status[best], search_from)
+    def evaluate(point: Mapping[str, np.ndarray]) -> float:
+        # No step of the loop that is compiled already.
+        quiet = {"progressbar": False, "callback": None, "checkpoint": None, "settings": Settings(0, -1.0, 1)}
+        return float(search(spare_memory(objective), starts={n: v[None] for n, v in point.items()}, **quiet).loss[0])
+
+    laid = spare_memory(objective)
+    own = evaluate if len(trajectory.loss) == 1 else lambda point: float(laid.value(point))
+    return diagnose(laid, start, params, moves, trajectory.status[best], own, search_from)
 
 
 def _search_elsewhere(

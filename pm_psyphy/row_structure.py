@@ -465,6 +465,14 @@ def _equals(variable: Tensor, number: int) -> bool:
 
 
 def _mix(node: Apply, kinds: Sequence[Kind]) -> Mixed:
+    for variable, kind in zip(node.inputs, kinds, strict=True):
+        # What has as many elements as rows, and none of their own, was mixed before.
+        while kind is None and variable.owner and isinstance(variable.owner.op, Elemwise | DimShuffle | CheckAndRaise):
+            variable = next(
+                (v for v in variable.owner.inputs if not all(v.type.broadcastable)), variable.owner.inputs[0]
+            )
+        if kind is None and variable.owner and not all(getattr(variable.type, "broadcastable", [True])):
+            return Mixed(_describe(variable.owner.op), _find_name(variable))
     source = next(v for v, kind in zip(node.inputs, kinds, strict=True) if kind is not None)
     return Mixed(_describe(node.op), _find_name(source))
 

@@ -245,6 +245,7 @@ def find_row_dim(model: Any, argument: str) -> str:
         If there is none, or several.
     """
     dims = {d for rv in model.observed_RVs for d in model.named_vars_to_dims.get(rv.name) or () if d}
+    dims = dims or set(list_dims(model))
     if len(dims) != 1:
         raise ValueError(
             f"The observed variables have {', '.join(sorted(dims)) or 'no'} dims. Say by {argument} along which of "

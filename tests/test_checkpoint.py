@@ -10,6 +10,7 @@ from pathlib import Path
 import models
 import numpy as np
 import optax
+import pymc as pm
 import pytest
 
 import pm_psyphy as psy
@@ -40,8 +41,10 @@ def test_a_stochastic_fit_resumes_with_its_own_seed(tmp_path):
     whole = psy.find_map(models.minibatch(), steps=60, random_seed=5)
     path = tmp_path / "fit.ckpt"
     psy.find_map(models.minibatch(), steps=20, random_seed=5, checkpoint=path)
-    resumed = psy.find_map(models.minibatch(), steps=60, random_seed=77, checkpoint=path)
+    resumed = psy.find_map(models.minibatch(), steps=60, checkpoint=path)
     assert resumed["mu"] == whole["mu"]
+    with pytest.raises(ValueError, match=r"its random_seed differs \(5, here 77\)"):
+        psy.find_map(models.minibatch(), steps=90, random_seed=77, checkpoint=path)
 
 
 def test_a_finished_fit_is_returned_from_its_checkpoint(tmp_path):
@@ -78,7 +81,7 @@ def test_a_killed_process_loses_at_most_one_chunk(tmp_path):
     process.wait()
     assert len(written) >= 6
     with np.load(path) as file:
-        reached = int(next(file[n] for n in sorted(file.files) if n.startswith("leaf_") and _is_step(file, n)))
+        reached = max(int(file[n]) for n in file.files if n.startswith("leaf_") and _is_step(file, n))
     assert reached > 1
     settings = {"optimizer": "adam", "tolerance": 0.0, "random_seed": 5, "log_every": 1000}
     resumed = psy.find_map(models.hierarchical(), steps=reached + 500, checkpoint=path, **settings)
@@ -88,7 +91,7 @@ def test_a_killed_process_loses_at_most_one_chunk(tmp_path):
 
 
 def _is_step(file, name):
-    """The step is the only integer scalar above the codes of a search that runs."""
+    """The step is the largest of the integer scalars above the codes of a search that runs."""
     array = file[name]
     return array.shape == () and array.dtype == np.int32 and array > 3
 
@@ -147,3 +150,95 @@ def test_a_disk_that_fills_up_loses_neither_the_fit_nor_the_last_checkpoint(tmp_
     assert fit.n_steps == 200
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["fit.ckpt"]
+
+
+def mean(mu=0.0, sigma=10.0, *, floor=0.0):
+    with pm.Model(coords={"trial": range(50)}) as model:
+        a = pm.Normal("a", mu, sigma)
+        data = pm.Data("obs", 3 + np.cos(np.arange(50.0)), dims="trial")
+        pm.Normal("y", a + floor, 1, observed=data, dims="trial")
+    return model
+
+
+@pytest.mark.parametrize(
+    "other", [mean(-5, 0.01), mean(0, 10.5), mean(floor=0.5)], ids=["prior", "its width", "a constant"]
+)
+def test_the_checkpoint_of_another_model_of_the_same_shapes_is_refused(tmp_path, other):
+    path = tmp_path / "fit.ckpt"
+    psy.find_map(mean(), checkpoint=path)
+    assert psy.find_map(mean(), checkpoint=path).converged
+    with pytest.raises(ValueError, match="its model differs"):
+        psy.find_map(other, checkpoint=path)
+
+
+@pytest.mark.filterwarnings("ignore:Not converged")
+def test_settings_of_an_optimizer_are_told_apart(tmp_path):
+    path = tmp_path / "fit.ckpt"
+
+    def run(rate: float) -> None:
+        psy.find_map(mean(), optimizer=optax.sgd(rate, momentum=0.9), steps=10, checkpoint=path)
+
+    run(1e-3)
+    run(1e-3)
+    with pytest.raises(ValueError, match="its optimizer differs"):
+        run(2e-3)
+
+
+def test_rows_given_as_data_are_told_apart(tmp_path):
+    path, rows = tmp_path / "fit.ckpt", np.random.default_rng(1).normal(size=2000)
+
+    def run(rows: np.ndarray) -> psy.MAPResult:
+        return psy.find_map(mean(), batch_size=100, steps=40, data={"obs": rows}, checkpoint=path, random_seed=1)
+
+    run(rows)
+    run(rows.copy())
+    changed = rows.copy()
+    changed[-1] += 1e-9
+    with pytest.raises(ValueError, match="its rows differ"):
+        run(changed)
+
+
+@pytest.mark.filterwarnings("ignore:Not converged")
+def test_a_changed_leaf_or_format_is_refused(tmp_path):
+    path = tmp_path / "fit.ckpt"
+    psy.find_map(models.logistic(), checkpoint=path, **never_converging(20))
+    with np.load(path) as file:
+        held = dict(file)
+    shape = held["leaf_0"].shape
+    for changed, match in (
+        (held | {"format": np.int64(99)}, "written by another version"),
+        (held | {"leaf_0": np.zeros((*shape, 2))}, "is no checkpoint"),
+        (held | {"leaf_0": np.zeros(shape, int)}, "is no checkpoint"),
+        ({k: v for k, v in held.items() if k != "leaf_0"}, "is no checkpoint"),
+    ):
+        with path.open("wb") as file:
+            np.savez(file, **changed)
+        with pytest.raises(ValueError, match=match):
+            psy.find_map(models.logistic(), checkpoint=path, **never_converging(30))
+
+
+def test_a_start_that_fails_leaves_no_file(tmp_path):
+    with pm.Model() as model:
+        pm.Exponential("waiting", pm.Normal("rate"), observed=[1.0, 2.0])
+    with pytest.raises(ValueError, match="log p of 'waiting'"):
+        psy.find_map(model, initvals={"rate": -1.0}, checkpoint=tmp_path / "fit.ckpt")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_path_is_an_error():
+    with pytest.raises(ValueError, match="checkpoint is an empty path"):
+        psy.find_map(mean(), checkpoint="")
+
+
+def test_an_interruption_while_writing_leaves_no_scratch_file(tmp_path, monkeypatch):
+    path = tmp_path / "fit.ckpt"
+    psy.find_map(mean(), checkpoint=path)
+    path.unlink()
+
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pm_psyphy.checkpoint.os.fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        psy.find_map(mean(), checkpoint=path)
+    assert not list(tmp_path.iterdir())

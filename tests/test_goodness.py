@@ -1,6 +1,10 @@
 """Goodness of fit against its own distribution under the model, and comparisons against closed forms."""
 
+import copy
+import pickle
+
 import numpy as np
+import pandas as pd
 import pymc as pm
 import pytest
 from scipy import stats
@@ -72,6 +76,100 @@ def test_counts_are_the_same_as_their_trials():
     other = psy.goodness_of_fit(psy.find_map(model, progressbar=False), by=level, random_seed=1)
     np.testing.assert_allclose(one.deviance, other.deviance, rtol=1e-5)
     np.testing.assert_array_equal(one.n_trials, other.n_trials)
+
+
+@pytest.fixture(scope="module")
+def with_gaps():
+    """Counts of an incomplete session: levels 1 and 4 have no trials."""
+    x, n, counts = np.array([1, 2, 3, 4, 5.0]), np.array([0, 10, 10, 0, 10]), np.array([0, 3, 8, 0, 10])
+    with pm.Model() as model:
+        threshold = pm.Normal("threshold", 2, 2)
+        pm.Binomial("k", n=n, logit_p=psy.psychometric_log_odds(x, threshold, slope=1.0), observed=counts)
+    return x, psy.find_map(model, progressbar=False)
+
+
+def test_levels_without_trials_have_no_row(with_gaps):
+    x, fit = with_gaps
+    found = psy.goodness_of_fit(fit, by=x, random_seed=1)
+    np.testing.assert_array_equal(found.levels, [2, 3, 5])
+    np.testing.assert_array_equal(found.n_trials, 10)
+    np.testing.assert_allclose(found.observed, [0.3, 0.8, 1.0])
+    p = 1 / (1 + np.exp(-4 * (x[[1, 2, 4]] - fit["threshold"])))
+    np.testing.assert_allclose(found.expected, p)
+    counts = np.array([3, 8, 10])
+    saturated = stats.binom.logpmf(counts, 10, counts / 10) - stats.binom.logpmf(counts, 10, p)
+    np.testing.assert_allclose(found.deviance, 2 * saturated.sum())
+    # Nor do they count among the groups, and a level is not needed where no trial is.
+    missing = np.where(x == 1, np.nan, x)
+    np.testing.assert_array_equal(psy.goodness_of_fit(fit, by=missing, random_seed=1).residuals, found.residuals)
+    assert psy.goodness_of_fit(fit, bins=1, random_seed=1).n_trials == [30]
+    with pytest.raises(ValueError, match="Row 4 of by is NaN. Every response with trials needs a number there"):
+        psy.goodness_of_fit(fit, by=np.where(x == 5, np.nan, x))
+    with pytest.raises(ValueError, match="'by' has 1 masked values, the first at row 2"):
+        psy.goodness_of_fit(fit, by=np.ma.masked_array(x, mask=x == 3))
+    with pytest.raises(ValueError, match="bins is 0. Pass a whole number of at least 1"):
+        psy.goodness_of_fit(fit, bins=0)
+
+
+def test_levels_may_be_labels_of_any_table(with_gaps):
+    _, fit = with_gaps
+    labels = pd.Series(["none", "low", "low", None, "high"])
+    found = psy.goodness_of_fit(fit, by=labels, random_seed=1)
+    assert list(found.levels) == ["high", "low"]
+    np.testing.assert_array_equal(found.n_trials, [10, 20])
+    by_number = psy.goodness_of_fit(fit, by=pd.array([1, 2, 2, None, 3], dtype="Int64"), random_seed=1)
+    np.testing.assert_array_equal(by_number.n_trials, [20, 10])
+
+
+def test_no_trial_at_all_is_an_error(with_gaps):
+    x, _ = with_gaps
+    with pm.Model() as model:
+        threshold = pm.Normal("threshold", 2, 2)
+        pm.Binomial("k", n=0, logit_p=x - threshold, observed=np.zeros(5, int))
+    with pytest.raises(ValueError, match="The responses hold no trial: all their n are 0"):
+        psy.goodness_of_fit(psy.find_map(model, progressbar=False))
+
+
+@pytest.mark.parametrize(("far", "counts", "deviance"), [(1000, [10, 0], 0), (1000, [9, 0], np.inf), (30, [10, 0], 0)])
+def test_certain_responses_have_a_deviance_without_warnings(far, counts, deviance):
+    x = np.array([far, -far])
+    with pm.Model() as model:
+        threshold = pm.Normal("threshold", 0, 1e-3)
+        pm.Binomial("k", n=10, p=pm.math.sigmoid(x - threshold), observed=[10, 0])
+    fit = psy.find_map(model, progressbar=False)
+    found = psy.goodness_of_fit(psy.find_map(fit.objective.with_data(k=counts), steps=1), by=x, n=50, random_seed=1)
+    np.testing.assert_allclose(found.deviance, deviance, atol=1e-9)
+    assert found.p_value == (1.0 if deviance == 0 else 0.0)
+    assert not np.isnan([*found.residuals, *found.expected, *found.observed]).any()
+    single = psy.goodness_of_fit(fit, by=[0, 0], n=50, random_seed=1)
+    np.testing.assert_allclose([single.expected[0], single.residuals[0]], [0.5, 0], atol=1e-9)
+    assert len(repr(single).splitlines()) == 3
+
+
+def test_results_can_be_copied_pickled_and_compared(with_gaps):
+    x, fit = with_gaps
+    found = psy.goodness_of_fit(fit, by=x, n=20, random_seed=1)
+    difference = psy.compare_draws(np.arange(40.0), np.zeros(40))
+    for result in (found, difference):
+        for again in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
+            assert repr(again) == repr(result)
+            assert result == result
+            assert result != again
+            assert len({result, again}) == 2
+
+
+def test_what_is_certain_has_a_p_value_of_nought_or_one():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=100)
+    assert psy.compare_draws(draws, draws).p_value == 1
+    assert psy.compare_draws(draws + 2.5, draws - 0.5 + 3).p_value == pytest.approx(1)
+    assert psy.compare_draws(np.full(100, 2.0), np.ones(100)).p_value == 0
+    pair = np.stack([draws, np.full(100, 3.0)], axis=1)
+    assert psy.compare_draws(pair, np.zeros((100, 2))).p_value == 0
+    with pytest.raises(ValueError, match="'second' has 1 masked values"):
+        psy.compare_draws(draws, np.ma.masked_array(draws, mask=np.arange(100) == 4))
+    with pytest.raises(ValueError, match="1 of 100 draws hold NaN, as thresholds .* or infinite numbers"):
+        psy.compare_draws(np.where(np.arange(100) == 3, np.inf, draws), draws)
 
 
 def test_responses_of_a_wishart_process_can_be_predicted_and_compared():

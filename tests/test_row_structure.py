@@ -102,7 +102,7 @@ def test_potential_of_all_rows_is_named():
         pm.Normal("y", b * data, 1, observed=x, dims=DIM)
         pm.Potential("all", -((b * data).sum() ** 2))
 
-    refuse(declare, "'all' needs several of 'x' at once, by Sum along axis 0")
+    refuse(declare, "'all' needs several of 'x' at once, by Sum")
 
 
 def test_dependence_names_its_op_and_its_variable():
