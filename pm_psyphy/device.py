@@ -31,7 +31,7 @@ def check_process() -> None:
         try:
             jax.local_devices()
         except (RuntimeError, AssertionError) as error:  # what JAX raises first, and then
-            wanted = jax.config.read("jax_platforms")
+            wanted = jax.config.jax_platforms
             raise RuntimeError(
                 f"JAX finds none of the devices that it is told to use, {wanted!r} ({error}). Unset JAX_PLATFORMS, or "
                 "install pm_psyphy[cuda13] or pm_psyphy[cuda12] for a GPU."

@@ -89,7 +89,7 @@ def diagnose(
     moves: LastMoves | None,
     status: Status,
     evaluate: Callable[[Mapping[str, np.ndarray]], float],
-    search: Callable[[dict[str, np.ndarray]], tuple[float, dict[str, np.ndarray]]] | None = None,
+    search: Callable[[Mapping[str, np.ndarray]], tuple[float, Mapping[str, np.ndarray]]] | None = None,
 ) -> Diagnosis:
     """Look at the loss beyond where a search ended, if its last moves leave a doubt; else nothing is computed.
 
@@ -212,8 +212,8 @@ def _look_beyond(objective: Objective, names, start, params, way, going, status:
         bent = set(suspects[:MOST_SEARCHES]) if status is Status.CONVERGED else set()
         suspects = [n for n, masks in alone.items() if goes_on(masks) or (n in bent and goes_on_bent(masks))]
     own = [names[name] for name in suspects]
-    before, now = (objective.constrain(point, own) for point in (start, params))
-    beyond = objective.constrain(move(going, FARTHER[2]), own)
+    # All variables, as the result needs them too: what computes them is compiled once.
+    before, now, beyond = map(objective.constrain, (start, params, move(going, FARTHER[2])))
     at_edge, unbounded = [], []
     for name in own:
         # To an edge, such as 0, there is not far to go.
@@ -228,7 +228,7 @@ def _find_collapsed(objective: Objective, start, params) -> list[str]:
     """Return the variables that are positive and have come near to 0."""
     model = objective.model
     own = [rv.name for rv in model.free_RVs if model.rvs_to_values[rv].name.endswith("_log__")]
-    before, now = (objective.constrain(point, own) for point in (start, params))
+    before, now = map(objective.constrain, (start, params))
     return [name for name in own if np.any(np.asarray(now[name]) < COLLAPSED * np.asarray(before[name]))]
 
 

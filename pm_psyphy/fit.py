@@ -225,7 +225,8 @@ def compile_fit(objective: Objective, *, starts: int, device: str | None, **opti
         `optimizer`, `learning_rate` and `momentum`.
     """
     transformation = make_transformation(stochastic=objective.stochastic, **optimizer)
-    placed = spare_memory(move(objective, find_device(device)), starts)
+    objective = move(objective, find_device(device))
+    placed = spare_memory(objective, starts)
     points = {name: np.repeat(value[None], starts, axis=0) for name, value in objective.start.items()}
     get_loop(placed.program, transformation, points, placed.data)
     objective.constrain(objective.start)

@@ -30,8 +30,8 @@ STEPS_TOGETHER = 64
 UNSTARTED = np.int32(-1)
 # So many steps of a first-order method in a row promise little where it has converged.
 QUIET = 50
-# By so much each derivative has to have fallen.
-REDUCED = 0.1
+# By so much each derivative has to have fallen; or, after many quiet steps, be smaller than the largest of all.
+REDUCED, SMALL = 0.1, 1e-3
 # Loops kept compiled for one model.
 MAX_LOOPS = 16
 # What transformations are known by, by their ids.
@@ -266,7 +266,10 @@ def _make_advance(
                 counted = jnp.where(promise <= find_limit(tolerance, loss), watch.n_quiet + 1, 0)
                 n_quiet = jnp.where(is_point, counted, watch.n_quiet)
                 watch = Peaks(sizes, n_quiet)
-                dealt_with = jnp.all(jnp.abs(grads) <= REDUCED * sizes + noise) | (n_quiet >= QUIET) | (norm == 0)
+                reduced = REDUCED * sizes + noise
+                # What has long promised little may keep small derivatives, which are rounding.
+                reduced = jnp.where(n_quiet >= QUIET, jnp.maximum(reduced, SMALL * jnp.max(sizes, initial=0)), reduced)
+                dealt_with = jnp.all(jnp.abs(grads) <= reduced) | (norm == 0)
         elif isinstance(search.watch, Watch):
             promise, watch = _look_back(search, loss, grads, tolerance)
         else:

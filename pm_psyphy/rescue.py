@@ -107,19 +107,21 @@ def _examine(
     start, params = ({name: stack[best] for name, stack in stacks.items()} for stacks in (points, trajectory.params))
     moves = None if trajectory.last_moves is None else trajectory.last_moves.pick(best)
 
-    def search_from(point: dict[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
-        quiet = {"progressbar": False, "callback": None, "checkpoint": None}
-        found = search(spare_memory(objective), starts={name: v[None] for name, v in point.items()}, **quiet)
+    laid, quiet = spare_memory(objective), {"progressbar": False, "callback": None, "checkpoint": None}
+
+    def run(point: Mapping[str, np.ndarray], **settings: Any) -> Trajectory:
+        # In the loop that is compiled already, for as many starts as it has.
+        starts = {name: np.repeat(value[None], len(trajectory.loss), axis=0) for name, value in point.items()}
+        return search(laid, starts=starts, **quiet, **settings)
+
+    def search_from(point: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
+        found = run(point)
         return float(found.loss[0]), {name: stack[0] for name, stack in found.params.items()}
 
     def evaluate(point: Mapping[str, np.ndarray]) -> float:
-        # No step of the loop that is compiled already.
-        quiet = {"progressbar": False, "callback": None, "checkpoint": None, "settings": Settings(0, -1.0, 1)}
-        return float(search(spare_memory(objective), starts={n: v[None] for n, v in point.items()}, **quiet).loss[0])
+        return float(run(point, settings=Settings(0, -1.0, 1)).loss[0])
 
-    laid = spare_memory(objective)
-    own = evaluate if len(trajectory.loss) == 1 else lambda point: float(laid.value(point))
-    return diagnose(laid, start, params, moves, trajectory.status[best], own, search_from)
+    return diagnose(laid, start, params, moves, trajectory.status[best], evaluate, search_from)
 
 
 def _search_elsewhere(

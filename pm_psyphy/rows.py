@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from typing import Any
 
 import numpy as np
@@ -16,10 +16,14 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.op import HasMultipleInnerGraph, Op
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.basic import MergeOptimizer, graph_rewriter
+from pytensor.scalar.basic import Add, Mul
+from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.rewriting.elemwise import FusionOptimizer
 
 # So many rows at a time bound the memory that NumPy takes for some hundred numbers a row and node.
 ROWS_OF_NUMPY = 4096
+# PyTensor has NumPy's loops take no more inputs and outputs.
+NUMPY_OPERANDS = 32
 # For graphs that run once or a few times. Without its virtual machine PyTensor does not load its C compiler either.
 # Sums and products of many terms stay as they were written: NumPy's loops take 32 operands.
 RUN_ONCE = Mode(linker="py", optimizer="fast_compile").excluding("local_add_canonizer", "local_mul_canonizer")
@@ -224,10 +228,20 @@ def spare_numba(fgraph: FunctionGraph) -> None:
     _let_numba_call_numpy()
     if any(isinstance(op, HasMultipleInnerGraph) for op in ops):
         return
+    _split_long_sums(fgraph)
     inputs = [variable.type() for variable in fgraph.inputs]
     outputs = [output for output in dict.fromkeys(fgraph.outputs) if output.owner is not None]
     graph = NumPyGraph(inputs, clone_replace(outputs, dict(zip(fgraph.inputs, inputs, strict=True))))
     fgraph.replace_all(zip(outputs, graph.make_node(*fgraph.inputs).outputs, strict=True))
+
+
+def _split_long_sums(fgraph: FunctionGraph) -> None:
+    """Write sums and products of more terms than NumPy takes at once as chains of two terms, which are as fast."""
+    for node in fgraph.toposort():
+        is_variadic = isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Add | Mul)
+        if is_variadic and len(node.inputs) + len(node.outputs) > NUMPY_OPERANDS:
+            total: Any = reduce(node.op, node.inputs)
+            fgraph.replace_all([(node.outputs[0], total)])
 
 
 def _let_numba_call_numpy() -> None:

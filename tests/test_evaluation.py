@@ -15,6 +15,7 @@ from pytensor.compile.mode import get_mode
 from pytensor.graph.fg import FunctionGraph
 from pytensor.scan.op import Scan
 
+import pm_psyphy as psy
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.oddity_line import line_op
 from pm_psyphy.psychophysics.oddity_plane import plane_op
@@ -163,6 +164,17 @@ def test_numba_keeps_loops():
     assert has(ops, Scan)
     assert has(ops, RowValue)
     assert not has(ops, NumPyGraph)
+
+
+def test_sums_of_more_terms_than_numpy_takes_are_split():
+    weights, stimuli = pt.tensor("weights", shape=(1, 1, 40)), (np.zeros((3, 1)), np.full((3, 1), 0.3))
+    many, one = (
+        psy.WishartProcess("W", input_dim=1, basis_degree=0, extra_dims=e - 1, weights=w)
+        for e, w in ((40, weights), (1, np.full((1, 1, 1), 0.2)))
+    )
+    # Forty columns of equal weights and one have the same variance.
+    found = psy.oddity_probability(many, *stimuli).eval({weights: np.full((1, 1, 40), 0.2 / np.sqrt(40))})
+    np.testing.assert_allclose(found, psy.oddity_probability(one, *stimuli).eval(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("op", [line_op(16, "float64"), plane_op(8, 7, "float64"), space_op(3, 8, 14, "float64")])

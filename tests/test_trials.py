@@ -306,7 +306,7 @@ COLUMNS = {"reference": "ref", "comparison": "cmp", "response": "corr"}
         ),
         ("ref,cmp,corr\n1,2,1\n1,3,9\n", {"nrows": 2}, 3),
         ("x,x,x\nref,cmp,corr\n\n1,2,1\n1,3,9\n", {"header": 1}, 5),
-        ("ref,cmp,corr\nbad,1,2,3,4\n1,3,9\n", {"on_bad_lines": "skip"}, 3),
+        ("ref,cmp,corr\n1,2,1\nbad,1,2,3,4\n1,3,9\n", {"on_bad_lines": "skip"}, 4),
     ],
 )
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])

@@ -54,7 +54,8 @@ def read_csv_file(path: Any, options: Mapping[str, Any]) -> Any:
     except UnicodeError as error:
         raise ValueError(f"{_say(path)} cannot be read as text ({error}). {_advise_encoding(path)}") from None
     except pd.errors.ParserError as error:
-        raise ValueError(f"{_say(path)} cannot be read as a table: {error}. {_advise_rows(path, options)}") from None
+        found = str(error).strip()
+        raise ValueError(f"{_say(path)} cannot be read as a table: {found}. {_advise_rows(path, options)}") from None
     if len(frame) and options.get("index_col") is None and not isinstance(frame.index, pd.RangeIndex):
         raise ValueError(
             f"The lines of {_say(path)} have more fields than its header has names, {', '.join(_list_names(frame))}. "
