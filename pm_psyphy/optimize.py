@@ -13,7 +13,7 @@ import optax
 
 from pm_psyphy.batches import Batches
 from pm_psyphy.checkpoint import Checkpoint, check_path, describe_run, read_checkpoint, write_checkpoint
-from pm_psyphy.lbfgs import LBFGSState
+from pm_psyphy.lbfgs import LBFGSState, Line
 from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, find_limit, get_loop, run_chunks
 from pm_psyphy.objective import Objective
 from pm_psyphy.processes import follow_first, is_first
@@ -224,7 +224,8 @@ def find_last_moves(loop: Loop, search: Search) -> LastMoves | None:
     pairs, n_searches = np.asarray(state.pairs), search.code.size
     pairs = pairs.reshape(n_searches, *pairs.shape[-2:])
     n_slots = pairs.shape[1] // 2 - 1
-    newest = 2 * ((np.atleast_1d(state.line.n_pairs).astype(int) - 1) % n_slots)
+    n_pairs = np.asarray(state.numbers)[..., Line._fields.index("n_pairs")]
+    newest = 2 * ((np.atleast_1d(n_pairs).astype(int) - 1) % n_slots)
     rows = np.arange(n_searches)
     found = np.asarray(state.direction).reshape(n_searches, -1), pairs[rows, newest], pairs[rows, newest + 1]
     split = (stack if n_searches > 1 else stack[0] for stack in found)

@@ -31,7 +31,6 @@ REFERENCE_MODE = get_mode("FAST_COMPILE").including("stabilize", "specialize")
 
 # Models that are refused: what the NotImplementedError must name.
 UNSUPPORTED = {
-    "Time series and scans: GARCH11 free": "AllocEmpty",
     "Transforms and structure: Root of an equation (pt.optimize.root)": "RootOp",
     "Special functions and linear algebra: kv, order free": "kve",
     "Special functions and linear algebra: fft": "RFFTOp",

@@ -26,7 +26,7 @@ def as_tensor(value: Any, name: str = "an input") -> Any:
     Parameters
     ----------
     value : tensor, number, array, or sequence of them
-        Arrays are copied, so that later changes of them do not reach the model.
+        Arrays that can be changed are copied, so that later changes of them do not reach the model.
     name : str
         For messages.
 
@@ -39,7 +39,9 @@ def as_tensor(value: Any, name: str = "an input") -> Any:
         value = pt.stack([as_tensor(v, name) for v in value])
     if isinstance(value, Variable):
         return value if value.type.dtype.startswith("float") else pt.cast(value, pytensor.config.floatX)
-    return pt.constant(convert_array(name, read_array(name, value), pytensor.config.floatX).copy())
+    array = convert_array(name, read_array(name, value), pytensor.config.floatX)
+    is_frozen = array.base is None and not array.flags.writeable
+    return pt.constant(array if is_frozen else array.copy())
 
 
 def read_known(value: Any, name: str = "an input") -> np.ndarray | None:

@@ -144,6 +144,7 @@ class WishartProcess:
         -------
         TensorVariable, (..., D, D)
         """
+        x = as_tensor(x, "points")
         rows = self._evaluate_rows(x)
         # Entry by entry, what takes the matrix apart again meets whole arrays of entries, without copies of matrices.
         entries: Any = [[sum(a * b for a, b in zip(left, right, strict=True)) for right in rows] for left in rows]
@@ -151,7 +152,7 @@ class WishartProcess:
             entries[i][i] = entries[i][i] + self.diag_term
         covariances = pt.stack([pt.stack(row, axis=-1) for row in entries], axis=-2)
         # By it `threshold_contours` finds what was tested.
-        covariances.tag.points = as_tensor(x, "points")
+        covariances.tag.points = x
         return covariances
 
     def _evaluate_rows(self, x: Any) -> list[list[Any]]:
