@@ -262,7 +262,7 @@ def _diagnose_each(
         own = {name: place(stack[i], objective.device) for name, stack in stacks.items()}
         single = replace(objective, data=objective.data | own)
 
-        def search_from(point: dict[str, np.ndarray], single: Objective = single) -> tuple[float, dict]:
+        def search_from(point: Mapping[str, np.ndarray], single: Objective = single) -> tuple[float, dict]:
             ended = minimise(single, transformation, {name: v[None] for name, v in point.items()}, settings)
             return float(ended.loss[0]), {name: stack[0] for name, stack in ended.params.items()}
 

@@ -14,7 +14,7 @@ from pm_psyphy.linker import ROWS_OF_BLOCK, translate
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.oddity_plane import plane_op
 from pm_psyphy.psychophysics.oddity_space import space_op
-from pm_psyphy.rows import RowFunction, RowValue
+from pm_psyphy.rows import NumPyGraph, RowFunction
 
 
 def compile_log_incorrect(d, nodes=None, gradient=False):
@@ -160,7 +160,7 @@ def test_a_value_alone_is_left_to_numpy_by_numba():
     difference, s0 = pt.matrix("difference", shape=(None, 2)), pt.tensor3("s0", shape=(None, 2, 2))
     function = pytensor.function([difference, s0], log_incorrect(difference, s0, s0), mode="NUMBA")
     ops = [type(node.op) for node in function.maker.fgraph.apply_nodes]
-    assert RowValue in ops
+    assert NumPyGraph in ops
     assert RowFunction not in ops
     arguments = np.full((3, 2), 0.2), np.stack([np.eye(2)] * 3)
     np.testing.assert_allclose(function(*arguments), compile_log_incorrect(2)(*arguments, arguments[1]), rtol=1e-10)
