@@ -17,7 +17,7 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import graph_inputs
 from pytensor.link.utils import fgraph_to_python
-from pytensor.scalar.math import Softplus
+from pytensor.scalar.math import PolyGamma, Softplus
 from pytensor.tensor.basic import AllocEmpty
 from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
@@ -175,6 +175,8 @@ def _as_floats(args: Sequence[Any], node: Any) -> list[Any]:
     gives_floats = any(str(getattr(v, "dtype", "")).startswith("float") for v in node.outputs)
     if not gives_floats or not isinstance(node.op, Elemwise | CAReduce | Blockwise | Dot | OpFromGraph):
         return list(args)
+    if isinstance(getattr(node.op, "scalar_op", None), PolyGamma):
+        return list(args)  # its order is an integer in JAX, too
     # What an op with a graph inside does with its integers is not known here.
     inside = isinstance(node.op, OpFromGraph)
     dtype = jax.dtypes.canonicalize_dtype("int64" if inside else node.outputs[0].dtype)
