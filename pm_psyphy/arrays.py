@@ -29,6 +29,8 @@ def read_array(name: str, given: Any, *, dims: Sequence[str | None] | None = Non
     ValueError
         If values are masked, an xarray object has other dims, or what is given holds no numbers.
     """
+    if holds_masked(given):
+        given = np.ma.array(given)
     if isinstance(given, np.ma.MaskedArray):
         at = np.argwhere(np.ma.getmaskarray(given))
         if len(at):
@@ -43,6 +45,11 @@ def read_array(name: str, given: Any, *, dims: Sequence[str | None] | None = Non
         return array if np.isnan(array).any() else given.to_numpy(dtype=given.dtype.numpy_dtype)
     array = np.asarray(given)
     return _read_objects(name, array) if array.dtype == object else array
+
+
+def holds_masked(given: Any) -> bool:
+    """Return whether a sequence has masked arrays as its parts, whose masks NumPy would drop."""
+    return isinstance(given, list | tuple) and any(isinstance(part, np.ma.MaskedArray) for part in given)
 
 
 def convert_array(name: str, array: np.ndarray, dtype: Any, *, first: int = 0) -> np.ndarray:

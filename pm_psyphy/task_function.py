@@ -1,5 +1,6 @@
 """A task and a field in; a compiled function of pairs of stimuli and of draws of their variables comes out."""
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -222,10 +223,17 @@ def _find_compiled(written: _Task) -> Callable[..., Any]:
         if known is written or _is_equal(known, written):
             return run
     function = translate(written.inputs, written.outputs, on_host=set())
+
+    def call(*arrays):
+        with warnings.catch_warnings():
+            # Without x64 there is no float64 to compute in, which is what was asked for.
+            warnings.filterwarnings("ignore", message="Explicitly requested dtype")
+            return function(*arrays)
+
     axes = [0] * (len(written.inputs) - len(written.fixed)) + [None] * len(written.fixed)
     # Values of a model, which it may hold many of, need not be kept.
     lasting = replace(written, varying=[None] * len(written.varying), fixed=[None] * len(written.fixed))
-    _compiled.append((lasting if written not in _written.values() else written, jax.jit(jax.vmap(function, axes))))
+    _compiled.append((lasting if written not in _written.values() else written, jax.jit(jax.vmap(call, axes))))
     if len(_compiled) > MOST_TASKS:
         del _compiled[0]
     return _compiled[-1][1]

@@ -18,7 +18,7 @@ from pm_psyphy.task_function import TaskFunction, compile_task
 from pm_psyphy.tested import ShownRange, find_range, read_tested
 
 # Steps of a ray, for the task whose smoothness is that of the field, and for others.
-SMOOTH, UNKNOWN = 48, 128
+SMOOTH, UNKNOWN = 64, 128
 # At quantiles a missing threshold is as large as can be, but not infinite, of which 0 times is no number.
 BEYOND = 1e300
 
@@ -163,7 +163,7 @@ def threshold_contours(
     chance, lapse_rate : float
         See `Response`.
     resolution : int, optional
-        In how many steps a way to the border is divided at least; they are smaller near the reference. Default: 48 for
+        In how many steps a way to the border is divided at least; they are smaller near the reference. Default: 64 for
         `oddity_log_odds`, which is as smooth as the field, 128 for a task of your own. A smooth rise above the
         criterion and fall back is found if it is wider than a step; a narrower one only if the log-odds at the ends of
         a step show something of it.

@@ -44,6 +44,10 @@ def test_catch_trials_are_fitted_as_scipy_fits_them(function):
     np.testing.assert_allclose([fit["t"], fit["w"]], np.exp(best.x), rtol=1e-5)
     np.testing.assert_allclose([fit["t"], fit["w"]], [1.58127, 2.37265], rtol=1e-5)
     np.testing.assert_allclose(fit.loss, best.fun, rtol=1e-9)
+    # Second derivatives are finite, too.
+    errors = psy.laplace(fit, draws=10, random_seed=1).standard_errors
+    assert 0 < errors["t"] < 1
+    assert 0 < errors["w"] < 2
 
 
 def test_catch_trials_without_guesses_are_fitted():

@@ -96,6 +96,8 @@ def test_a_table_cannot_be_changed():
             {"reference": np.ma.masked_array(np.zeros((3, 2)), mask=[[0, 0], [0, 0], [0, 1]])},
             r"'reference' has .*\(2, 1",
         ),
+        ({"response": [1, np.ma.masked, 0]}, "'response' has 1 masked values, the first at row 1"),
+        ({"comparison": [np.ma.masked_array([0, 1], mask=[0, 1])] * 3}, r"'comparison' has 3 masked values.* \(0, 1\)"),
         ({"response": pd.array([1, None, 0], dtype="Int64")}, "The response in row 1 is nan"),
         ({"response": pd.array([True, False, None], dtype="boolean")}, "The response in row 2 is nan"),
         ({"response": np.array([1, 0.999, 0])}, "The response in row 1 is 0.999"),

@@ -42,6 +42,7 @@ _GUMBEL = _Shape(
     lambda f: pt.log(-pt.log1p(-f)),
     lambda z: pt.exp(z - pt.exp(z)),
 )
+SQRT2, SQRT_2PI = float(np.sqrt(2)), float(np.sqrt(2 * np.pi))
 # So many logistic units from the threshold, the probability is that at infinity.
 FARTHEST = 300.0
 # Of log x.
@@ -56,8 +57,8 @@ SHAPES = {
     "normal": _Shape(
         log_normal_cdf,
         lambda z: log_normal_cdf(-z),
-        lambda f: -np.sqrt(2) * pt.erfcinv(2 * f),
-        lambda z: pt.exp(-(z**2) / 2) / np.sqrt(2 * np.pi),
+        lambda f: -SQRT2 * pt.erfcinv(2 * f),
+        lambda z: pt.exp(-(z**2) / 2) / SQRT_2PI,
     ),
     "gumbel": _GUMBEL,
     "weibull": _GUMBEL,
