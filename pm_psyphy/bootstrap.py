@@ -1,7 +1,8 @@
 """A fit in; the estimates of resampled or simulated data come out, fitted all at once."""
 
 import warnings
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,10 +146,15 @@ def bootstrap(
     failed = [i for i, status in enumerate(found.status) if status not in (Status.CONVERGED, Status.STALLED)]
     if failed:
         warnings.warn(
-            f"{len(failed)} of {n} fits did not converge, the first of them number {failed[0]}; see `status`.",
+            f"{len(failed)} of {n} fits did not converge ({_count(found.status[failed])}), the first of them number "
+            f"{failed[0]}. The standard errors are of all fits; see `status`.",
             stacklevel=3,
         )
     return Bootstrap(fit.objective, found.params, fit, found.loss, tuple(found.status), found.n_steps)
+
+
+def _count(status: Sequence[Status]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in Counter(map(str, status)).items())
 
 
 def _resample(length: int, n: int, strata: Any, rng: Any) -> Callable[[np.ndarray], dict]:

@@ -6,16 +6,20 @@ from typing import Any
 
 import numpy as np
 
+from pm_psyphy.diagnosis import diagnose
 from pm_psyphy.graph import OWN
 from pm_psyphy.laplace import Gaussian
 from pm_psyphy.lbfgs import lbfgs
 from pm_psyphy.loop import Settings
-from pm_psyphy.objective import Objective
+from pm_psyphy.objective import Objective, place
 from pm_psyphy.pool import Ends, minimise_each
 from pm_psyphy.program import Program
+from pm_psyphy.status import Status
 from pm_psyphy.vector import Layout, find_layout
 
 STEPS = 1000
+# In standard errors. At an optimum the next step is about as long as the estimate may err, a hundredth.
+RESTLESS = 0.1
 # Names of what the program gets beside the model's own parameters and data.
 WHITENED, MODE, FACTOR = f"{OWN}whitened parameters", f"{OWN}mode", f"{OWN}factor of the covariance"
 # The parameters' curvature is about 1, so that the gradient is about Newton's step.
@@ -59,7 +63,30 @@ def refit(
     if found.interrupted:
         raise KeyboardInterrupt
     vectors = layout.join(near.mode) + np.asarray(near.factor @ found.params[WHITENED].T).T
-    return replace(found, params=layout.split(vectors))
+    return _judge(near, take, replace(found, params=layout.split(vectors)))
+
+
+def _judge(near: Gaussian, take: Callable[[np.ndarray], dict[str, np.ndarray]], ends: Ends) -> Ends:
+    """Return the same ends; the status of those that ran off, as in a sample that predictors separate, says so."""
+
+    def judge(i: int) -> Status:
+        own = {name: place(stack[0], near.objective.device) for name, stack in take(np.array([i])).items()}
+        objective = replace(near.objective, data=near.objective.data | own)
+        params = {name: stack[i] for name, stack in ends.params.items()}
+        found = diagnose(objective, near.mode, params, None, ends.status[i], lambda p: float(objective.value(p)))
+        return found.judge(ends.status[i])
+
+    status = ends.status.copy()
+    for i in np.flatnonzero(_find_restless(ends) & np.isfinite(ends.loss)):
+        status[i] = judge(int(i))
+    return replace(ends, status=status)
+
+
+def _find_restless(ends: Ends) -> np.ndarray:
+    """Return which searches would have gone on by more than a little of a standard error."""
+    if ends.last_moves is None:
+        return np.ones(len(ends.loss), bool)
+    return np.linalg.norm(ends.last_moves.next[WHITENED], axis=1) > RESTLESS
 
 
 def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], factor: Any) -> Objective:

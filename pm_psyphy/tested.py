@@ -61,7 +61,7 @@ class ShownRange:
         return replace(self, smallest=self.smallest * length, largest=self.largest * length)
 
     def bound(self, radii: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return thresholds, bounds in place of those that the trials do not measure, and what they are.
+        """Return thresholds, bounds in place of those that the responses only bound, and what they are.
 
         Parameters
         ----------
@@ -74,11 +74,11 @@ class ShownRange:
         status : ndarray of str, (R, n)
             See `ThresholdContours`.
         """
-        distance = np.where(np.isnan(radii), np.inf, radii)
-        below = self.always_right | (distance < self.smallest / FAR)
-        above = self.at_chance | (distance > FAR * self.largest) | np.isnan(radii)
+        unsure = np.isnan(radii) | (radii < self.smallest / FAR) | (radii > FAR * self.largest)
         # Few trials may be both.
-        status = np.select([below & above, below, above], ["unknown", "below", "above"], "measured")
+        both = self.always_right & self.at_chance
+        cases = [both, self.always_right, self.at_chance, unsure]
+        status = np.select(cases, ["unknown", "below", "above", "extrapolated"], "measured")
         bounded = np.where(status == "below", np.maximum(radii, self.smallest), radii)
         return np.where(status == "above", np.minimum(bounded, self.largest), bounded), status
 

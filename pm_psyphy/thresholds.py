@@ -42,14 +42,14 @@ class ThresholdContours:
         Proportion correct at the contour.
     status : ndarray of str, (R, n), or None
         What the trials say of each threshold; None where they are not known. ``"measured"``; ``"below"``: no response
-        nearby was incorrect, or the model's threshold is less than half the smallest distance that was tested nearby.
-        The threshold lies below the radius, an upper bound: that distance, or the model's threshold where that is
-        larger. ``"above"``: no more responses nearby were correct than by guessing, or the model's threshold is more
-        than twice the largest distance that was tested. The threshold lies above the radius, a lower bound. Then the
-        model's own thresholds come from its prior, or from its shape far from all data. ``"unknown"``: too few trials
-        to tell. Of draws, which stay as they are, it is that of their medians; `quantile` gives bounds. Nearby are the
-        trials within two cells of the field, 2 / (basis_degree + 1) of the domain each, and within 45 degrees of the
-        direction or its opposite; where they are fewer than 20, all.
+        nearby was incorrect, and the radius is an upper bound, the smallest distance that was tested or the model's
+        threshold where that is larger; ``"above"``: no more responses nearby were correct than by guessing, and the
+        radius is a lower bound, the largest distance that was tested or the model's threshold where that is smaller;
+        ``"unknown"``: too few trials to tell; ``"extrapolated"``: the model's threshold is less than half the smallest
+        distance that was tested nearby, more than twice the largest, or outside the domain, so that it comes from the
+        prior, or from the field's shape. Of draws, which stay as they are, it is that of their medians; `quantile`
+        gives bounds. Nearby are the trials within two cells of the field, 2 / (basis_degree + 1) of the domain each,
+        and within 45 degrees of the direction or its opposite; where they are fewer than 20, all.
     tested : ShownRange or None
         The distances that were tested nearby, ``smallest`` and ``largest``, (R, n) each.
     """
@@ -118,7 +118,8 @@ class ThresholdContours:
         if self.status is None:
             return ""
         known = np.full(self.status.shape, True) if self.radii.ndim == 3 else np.isfinite(self.radii)
-        names = {"below": "upper bounds", "above": "lower bounds", "unknown": "not measured"}
+        bounds = {"below": "upper bounds", "above": "lower bounds", "unknown": "not measured"}
+        names = bounds | {"extrapolated": "extrapolated"}
         counts = {what: int(np.sum(known & (self.status == status))) for status, what in names.items()}
         return "".join(f", {count} {what}" for what, count in counts.items() if count)
 

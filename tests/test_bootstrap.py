@@ -6,6 +6,8 @@ import pytest
 from compilations import count_compilations
 
 import pm_psyphy as psy
+from pm_psyphy.pool import minimise_each
+from pm_psyphy.weights import WEIGHTS
 
 N = 300
 RNG = np.random.default_rng(0)
@@ -116,3 +118,26 @@ def test_bad_input_is_said(fit):
     # Of other data than the model holds, it is those of the fit that are simulated.
     other = psy.find_map(fit.objective.with_data(y=Y + 1))
     assert len(psy.bootstrap(other, n=3, method="parametric", random_seed=1, progressbar=False).loss) == 3
+
+
+def test_samples_that_a_predictor_separates_are_not_called_converged(monkeypatch):
+    x = np.array([-3, -2, -1, -0.5, 0.2, 0.5, 1, 2, 3, -0.2, 0.1, -0.1])
+    y = np.array([0, 0, 0, 1, 1, 0, 1, 1, 1, 0, 0, 0])
+    with pm.Model(coords={"trial": range(12)}) as model:
+        slope, intercept = pm.Flat("slope"), pm.Flat("intercept")
+        pm.Bernoulli("y", logit_p=intercept + slope * x, observed=y, dims="trial")
+    samples = []
+
+    def keep(objective, optimizer, starts, take, settings, **others):
+        samples.append(take(np.arange(100))[WEIGHTS])
+        return minimise_each(objective, optimizer, starts, take, settings, **others)
+
+    monkeypatch.setattr("pm_psyphy.refit.minimise_each", keep)
+    with pytest.warns(UserWarning, match=r"of 100 fits did not converge \(.* unbounded\)"):
+        found = psy.bootstrap(psy.find_map(model), n=100, random_seed=1, progressbar=False)
+    separated = []
+    for counts in samples[0]:
+        low, high = x[(y == 0) & (counts > 0)], x[(y == 1) & (counts > 0)]
+        separated.append(low.max(initial=-9) < high.min(initial=9) or high.max(initial=-9) < low.min(initial=9))
+    assert 5 < sum(separated) < 50
+    assert [status is psy.Status.UNBOUNDED for status in found.status] == separated
