@@ -3,7 +3,7 @@
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -114,9 +114,7 @@ def translate(
                 _note_limits(node, args, fgraph, index_limits)
             args = _as_floats(args, node)
             try:
-                # Lengths are known when JAX traces, and so is what is computed of them alone.
-                with jax.ensure_compile_time_eval() if _is_known(node, args) else nullcontext():
-                    results = in_jax(*args)
+                results = _compute_now(in_jax, args) if _is_known(node, args) else in_jax(*args)
             except Exception as error:
                 results = fall_back(error)(*args)
             return _as_declared(results, node)
@@ -158,11 +156,19 @@ def _find_own(node: Any) -> Callable | None:
 
 
 def _is_known(node: Any, args: Sequence[Any]) -> bool:
-    """Whether integers are computed of what is known already when JAX traces."""
+    """Whether integers are computed of what is known already when JAX traces, such as lengths."""
     from jax.core import Tracer
 
     are_integers = all(str(getattr(v, "dtype", "")).startswith(("int", "uint", "bool")) for v in node.outputs)
     return are_integers and not any(isinstance(arg, Tracer) for arg in args)
+
+
+def _compute_now(function: Callable, args: Sequence[Any]) -> Any:
+    """Compute when JAX traces. The results are NumPy's, for what is done to arrays of JAX's own is traced."""
+    import jax
+
+    with jax.ensure_compile_time_eval():
+        return jax.tree.map(np.asarray, function(*args))
 
 
 def _as_floats(args: Sequence[Any], node: Any) -> list[Any]:

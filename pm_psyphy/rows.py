@@ -25,8 +25,7 @@ ROWS_OF_NUMPY = 4096
 # PyTensor has NumPy's loops take no more inputs and outputs.
 NUMPY_OPERANDS = 32
 # For graphs that run once or a few times. Without its virtual machine PyTensor does not load its C compiler either.
-# Sums and products of many terms stay as they were written: NumPy's loops take 32 operands.
-RUN_ONCE = Mode(linker="py", optimizer="fast_compile").excluding("local_add_canonizer", "local_mul_canonizer")
+RUN_ONCE = Mode(linker="py", optimizer="fast_compile").including("pm_psyphy_numpy")
 # The same, without looking for anything to improve.
 UNCHANGED = Mode(linker="py", optimizer="merge")
 
@@ -215,6 +214,16 @@ class NumPyGraph(Op):
 
 
 @graph_rewriter
+def split_long_sums(fgraph: FunctionGraph) -> None:
+    """Write sums and products of more terms than NumPy takes at once as chains of two terms, which are as fast."""
+    for node in fgraph.toposort():
+        is_variadic = isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Add | Mul)
+        if is_variadic and len(node.inputs) + len(node.outputs) > NUMPY_OPERANDS:
+            total: Any = reduce(node.op, node.inputs)
+            fgraph.replace_all([(node.outputs[0], total)])
+
+
+@graph_rewriter
 def spare_numba(fgraph: FunctionGraph) -> None:
     """Have NumPy compute all of a function that takes values of row functions, but not their gradients.
 
@@ -228,20 +237,11 @@ def spare_numba(fgraph: FunctionGraph) -> None:
     _let_numba_call_numpy()
     if any(isinstance(op, HasMultipleInnerGraph) for op in ops):
         return
-    _split_long_sums(fgraph)
+    split_long_sums.rewrite(fgraph)
     inputs = [variable.type() for variable in fgraph.inputs]
     outputs = [output for output in dict.fromkeys(fgraph.outputs) if output.owner is not None]
     graph = NumPyGraph(inputs, clone_replace(outputs, dict(zip(fgraph.inputs, inputs, strict=True))))
     fgraph.replace_all(zip(outputs, graph.make_node(*fgraph.inputs).outputs, strict=True))
-
-
-def _split_long_sums(fgraph: FunctionGraph) -> None:
-    """Write sums and products of more terms than NumPy takes at once as chains of two terms, which are as fast."""
-    for node in fgraph.toposort():
-        is_variadic = isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Add | Mul)
-        if is_variadic and len(node.inputs) + len(node.outputs) > NUMPY_OPERANDS:
-            total: Any = reduce(node.op, node.inputs)
-            fgraph.replace_all([(node.outputs[0], total)])
 
 
 def _let_numba_call_numpy() -> None:
@@ -259,4 +259,5 @@ def _let_numba_call_numpy() -> None:
 # Derivatives go before shapes are inferred and constants folded. Numba is spared after all rewrites but the last ones,
 # which are for numba alone.
 optdb.register("drop_row_derivatives", drop_derivatives, "numba", "fast_compile", position=0.05)
+optdb.register("split_long_sums", split_long_sums, "pm_psyphy_numpy", position=48)
 optdb.register("spare_numba_row_functions", spare_numba, "numba", position=47)

@@ -1,9 +1,13 @@
 """What PyMC allows is fitted, or refused by name."""
 
+import warnings
+
 import numpy as np
 import pymc as pm
+import pytensor
 import pytensor.tensor as pt
 import pytest
+from pymc.pytensorf import collect_default_updates
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
 
@@ -51,6 +55,32 @@ def test_sums_of_many_terms():
     fit = psy.find_map(model, **QUIET)
     expected = sum(fit[f"b{i}"] * x[i] for i in range(40))
     np.testing.assert_allclose(fit.evaluate(mu), expected)
+    np.testing.assert_allclose(fit.evaluate(pt.add(*b)), sum(fit[f"b{i}"] for i in range(40)))
+
+
+def test_an_autoregression_by_a_loop():
+    y = np.zeros(60)
+    for t in range(2, 60):
+        y[t] = 0.5 * y[t - 1] - 0.3 * y[t - 2] + 0.5 * RNG.normal()
+
+    def loop(start, rho, sigma, size):
+        def step(before, last, rho, sigma):
+            new = pm.Normal.dist(last * rho[0] + before * rho[1], sigma)
+            return new, collect_default_updates(inputs=[before, last, rho, sigma], outputs=[new])
+
+        initial = {"initial": start, "taps": [-2, -1]}
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=DeprecationWarning)
+            return pytensor.scan(step, outputs_info=[initial], non_sequences=[rho, sigma], n_steps=58, strict=True)[0]
+
+    with pm.Model(coords={"lag": [1, 2], "step": range(2, 60)}) as model:
+        rho, sigma = pm.Normal("rho", 0, 0.5, dims="lag"), pm.HalfNormal("sigma", 1)
+        pm.CustomDist("y", y[:2], rho, sigma, dist=loop, dims="step", observed=y[2:])
+    fit = psy.find_map(model, **QUIET)
+    check_loss(model, fit)
+    residual = y[2:] - fit["rho"][0] * y[1:-1] - fit["rho"][1] * y[:-2]
+    # At the mode of sigma: -58 / sigma + sum of squares / sigma^3 - sigma = 0.
+    assert -58 / fit["sigma"] + np.sum(residual**2) / fit["sigma"] ** 3 == pytest.approx(fit["sigma"], abs=1e-3)
 
 
 def test_shapes_that_follow_from_lengths_of_data():
