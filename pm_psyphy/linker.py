@@ -85,7 +85,6 @@ def translate(
     OpNotInJAX
         Here or when the result is traced, if `on_host` is None.
     """
-    import jax
     from pytensor.link.jax.dispatch.basic import jax_funcify
 
     fgraph = FunctionGraph(list(inputs), list(outputs), clone=True)
