@@ -8,6 +8,7 @@ import numpy as np
 import pymc as pm
 import pytensor
 from pymc.logprob.utils import CheckParameterValue
+from pytensor.compile.builders import OpFromGraph
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.replace import clone_replace
@@ -133,10 +134,13 @@ def lift(
             data[name], lifted[name] = replacements[source], source
         elif isinstance(source, Constant) and np.ndim(source.data):
             baked.append((source, source.data.copy()))
+    lengths = {_length(source, axis) for source, axis in rows.items()}
+    while opened := _open_graphs(outputs, lengths):
+        outputs = clone_replace(list(outputs), replace=opened, rebuild_strict=False)
     used = {old: new for old, new in replacements.items() if old in set(graph_inputs(outputs))}
     if used:
         outputs = clone_replace(list(outputs), replace=used, rebuild_strict=False)
-    while asserted := _find_asserted(outputs, {_length(source, axis) for source, axis in rows.items()}):
+    while asserted := _find_asserted(outputs, lengths):
         outputs = clone_replace(list(outputs), replace=asserted, rebuild_strict=False)
     return LiftedGraph(list(model.value_vars), data, generators, list(outputs), lifted, baked)
 
@@ -219,10 +223,22 @@ def _loosen(kind: Any, axis: int | None) -> Any:
     return TensorType(kind.dtype, shape=tuple(None if i == axis else n for i, n in enumerate(kind.shape)))
 
 
+def _open_graphs(outputs: Sequence[Tensor], lengths: set[int]) -> dict[Tensor, Tensor]:
+    """Return the results of ops with a graph inside that knows how many rows there are, and that graph in their place.
+
+    Such an op takes no other number of rows. Built anew, its graph does.
+    """
+    opened: dict[Tensor, Tensor] = {}
+    nodes = {v.owner for v in ancestors(outputs) if v.owner and isinstance(v.owner.op, OpFromGraph)} if lengths else ()
+    for node in nodes:
+        op: Any = node.op
+        if lengths & {length for kind in op.input_types for length in getattr(kind, "shape", ())}:
+            opened |= zip(node.outputs, op.fgraph.bind(node.inputs), strict=True)
+    return opened
+
+
 def _find_asserted(outputs: Sequence[Tensor], lengths: set[int]) -> dict[Tensor, Tensor]:
     """Return what PyTensor, which knew how many rows there are, asserts to have so many, and what it is without."""
-    if not lengths:
-        return {}
     return {
         variable: variable.owner.inputs[0]
         for variable in ancestors(outputs)

@@ -18,7 +18,7 @@ from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import graph_inputs
 from pytensor.link.utils import fgraph_to_python
 from pytensor.scalar.math import PolyGamma, Softplus
-from pytensor.tensor.basic import AllocEmpty
+from pytensor.tensor.basic import AllocEmpty, ARange
 from pytensor.tensor.blockwise import Blockwise
 from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
 from pytensor.tensor.math import Dot
@@ -149,6 +149,9 @@ def _find_own(node: Any) -> Callable | None:
         return lambda x: np.array(np.shape(x), np.int64)
     if isinstance(node.op, Shape_i):
         return lambda x: np.int64(np.shape(x)[node.op.i])
+    if isinstance(node.op, ARange):
+        # PyTensor's wants constants, or shapes themselves.
+        return lambda *bounds: np.arange(*map(int, bounds), dtype=node.op.dtype)
     if isinstance(node.op, AllocEmpty):
         return lambda *shape: jax.numpy.zeros(tuple(map(int, shape)), node.op.dtype)
     return _multiply_transposed if _is_transposed_times_column(node) else None

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from pytensor.compile.builders import OpFromGraph
 from pytensor.compile.ops import DeepCopyOp, ViewOp
+from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.conditional.op import IfElse
 from pytensor.graph.basic import Apply, Constant
 from pytensor.graph.traversal import ancestors, toposort
@@ -282,7 +283,8 @@ def _reshape(node: Apply, kind: Kind, lengths: Kind) -> Kind:
         return None
     if isinstance(lengths, Lengths) and 0 in lengths.at:
         return kind
-    rest = node.inputs[0].type.shape[1:]
+    array: Any = node.inputs[0]
+    rest = (np.shape(array.get_value(borrow=True)) if isinstance(array, SharedVariable) else array.type.shape)[1:]
     if isinstance(node.inputs[1], Constant) and None not in rest:
         first, *others = node.inputs[1].data
         return kind if first == -1 and np.prod(others) == np.prod(rest) else None

@@ -16,10 +16,12 @@ class Rows:
     def __init__(self, rng: np.random.Generator, n: int, rows: Sequence[int] | slice):
         self.rng, self.n, self.rows = rng, n, rows
         self.count = 0
+        self.constant = True
 
-    def give(self, values: np.ndarray, *more: str) -> pt.TensorVariable:
+    def give(self, values: np.ndarray, *more: str, how: int | None = None) -> pt.TensorVariable:
         self.count += 1
-        how, chosen = self.rng.integers(3), values[self.rows]
+        how, chosen = self.rng.integers(3) if how is None else how, values[self.rows]
+        self.constant &= how == 0
         if how == 0:
             return pt.as_tensor(chosen)
         dims = (DIM, *more) if how == 1 else None
@@ -54,7 +56,7 @@ APART: dict[str, Term] = {
     "saturating": lambda d, p: pt.tanh(real(p) * d.vector()),
     "offset": lambda d, p: real(p) + pt.zeros_like(d.vector()),
     "interaction": lambda d, p: real(p) * d.vector() * d.vector(),
-    "threshold": lambda d, p: pt.switch(d.vector() > real(p), 1.0, -1.0),
+    "threshold": lambda d, p: pt.switch(d.vector() > real(p), np.array(1.0), np.array(-1.0)),
     "squares by row": lambda d, p: real(p) * (d.matrix() ** 2).sum(axis=1),
     "softmax over features": lambda d, p: pm.math.softmax(real(p) * d.matrix(), axis=1)[:, 0],
     "sums over features": lambda d, p: pt.cumsum(real(p) * d.matrix(), axis=1)[:, -1],
@@ -64,9 +66,7 @@ APART: dict[str, Term] = {
     "polynomial": lambda d, p: real(p) * d.vector() ** 2,
     "transposed": lambda d, p: (d.matrix().T * real(p)).sum(axis=0),
     "reshaped": lambda d, p: real(p) * d.matrix().reshape((-1, N_FEATURES, 1)).sum(axis=(1, 2)),
-    "own number": lambda d, p: real(p) * d.matrix()[pt.arange(d.matrix().shape[0]) * 0, 0],
 }
-APART.pop("own number")
 
 # Some row from others, or from how many there are.
 MIXED: dict[str, Term] = {
@@ -90,7 +90,7 @@ MIXED: dict[str, Term] = {
     "the last row": lambda d, p: real(p) * ((v := d.vector()) + v[-1]),
     "covariance of features": lambda d, p: (m := d.matrix()) @ (m.T @ m) @ real(p, shape=N_FEATURES) / 10,
     "rolled": lambda d, p: real(p) * pt.roll(real(f"{p}_scale") * d.vector(), 1),
-    "gathered from rows": lambda d, p: (real(p) * d.vector())[d.group()],
+    "gathered from rows": lambda d, p: (real(p) * d.give(d.rng.normal(size=d.n), how=1))[d.group()],
 }
 
 
@@ -121,8 +121,8 @@ def declare_likelihood(kind: int, data: Rows, eta: pt.TensorVariable) -> None:
         pm.MvNormal("y", mean, cov=np.array([[1.0, 0.3], [0.3, 2.0]]), observed=pairs, dims=(DIM, "feature"))
 
 
-def build(seed: int, rows: Sequence[int] | slice = slice(None)) -> tuple[pm.Model, str]:
-    """Return the model of a number, with some of its rows, and what mixes them, or nothing."""
+def build(seed: int, rows: Sequence[int] | slice = slice(None)) -> tuple[pm.Model, str, bool]:
+    """Return the model of a number, what mixes its rows, or nothing, and whether that is made of constants alone."""
     rng = np.random.default_rng(seed)
     n = int(rng.integers(6, 12))
     mixed = rng.choice(list(MIXED)) if seed % 2 else ""
@@ -131,6 +131,8 @@ def build(seed: int, rows: Sequence[int] | slice = slice(None)) -> tuple[pm.Mode
     with pm.Model(coords=coords) as model:
         data = Rows(rng, n, rows)
         terms = [APART[name](data, f"b{i}") for i, name in enumerate(apart)]
+        data.constant = True
         terms += [MIXED[str(mixed)](data, "m")] if mixed else []
+        constant = data.constant
         declare_likelihood(int(rng.integers(8)), data, sum(terms))
-    return model, str(mixed)
+    return model, str(mixed), constant
