@@ -1,6 +1,7 @@
 """What users hold their data in comes in; a NumPy array of the wanted type, with the same numbers, comes out."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,8 +30,7 @@ def read_array(name: str, given: Any, *, dims: Sequence[str | None] | None = Non
     ValueError
         If values are masked, an xarray object has other dims, or what is given holds no numbers.
     """
-    if holds_masked(given):
-        given = np.ma.array(given)
+    given = join_masked(given)
     if isinstance(given, np.ma.MaskedArray):
         at = np.argwhere(np.ma.getmaskarray(given))
         if len(at):
@@ -47,9 +47,13 @@ def read_array(name: str, given: Any, *, dims: Sequence[str | None] | None = Non
     return _read_objects(name, array) if array.dtype == object else array
 
 
-def holds_masked(given: Any) -> bool:
-    """Return whether a sequence has masked arrays as its parts, whose masks NumPy would drop."""
-    return isinstance(given, list | tuple) and any(isinstance(part, np.ma.MaskedArray) for part in given)
+def join_masked(given: Any) -> Any:
+    """Return a sequence that has masked parts, whose masks NumPy would drop, as one masked array."""
+    if not isinstance(given, list | tuple) or not any(isinstance(part, np.ma.MaskedArray) for part in given):
+        return given
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Warning: converting a masked element to nan")
+        return np.ma.array(given)
 
 
 def convert_array(name: str, array: np.ndarray, dtype: Any, *, first: int = 0) -> np.ndarray:

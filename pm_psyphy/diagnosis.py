@@ -18,8 +18,12 @@ TOGETHER = 0.1
 SHALLOW = 0.02
 # So many times its way a variable is put farther on, to see whether a search stays there; of so many variables.
 BENT, MOST_SEARCHES = 3.0, 3
-# So many times as far from the start as the search has gone, the loss is looked at.
-FARTHER = (1.0, 8.0, 64.0, 1e4, 1e8)
+# So many times as far from the start as the search has gone, the loss is looked at; where it rises most likely first.
+FARTHER, BEYOND = (1e4, 64.0, 8.0, 1.0, 1e8), 64.0
+# In nats: whose whole way is worth less has not gone anywhere.
+WORTHLESS = 1e-8
+# What has shrunk to this share of its start, or is so near to 0 or 1, is at that edge.
+NEGLIGIBLE = 1e-4
 # Whose way is shorter has not gone anywhere.
 SHORTEST = 1e-8
 # In nats: what costs less, the data and priors do not notice.
@@ -110,18 +114,20 @@ def diagnose(
     -------
     Diagnosis
     """
-    way = {name: np.asarray(params[name]) - start[name] for name in params}
-    if not all(np.isfinite(d).all() for d in way.values()):
+    way = np.concatenate([np.ravel(params[name] - start[name]) for name in params]).astype(float)
+    if not np.isfinite(way).all():
         return Diagnosis()
-    going = _find_going(way, moves)
-    resting = [name for name, d in way.items() if d.size and np.all(np.abs(d) <= SHORTEST)]
-    names = {objective.model.rvs_to_values[rv].name: rv.name for rv in objective.model.free_RVs}
+    going, resting = _find_going(way, moves), np.abs(way) <= SHORTEST
     found = Diagnosis()
-    if any(mask.any() for mask in going.values()):
-        found = _look_beyond(objective, names, start, params, way, going, status, evaluate, search)
-    if resting and status is Status.CONVERGED:
-        flat = tuple(names[name] for name in resting if _is_flat(evaluate, params, name))
-        found = replace(found, still=tuple(names[name] for name in resting), flat=flat)
+    if going.any():
+        found = _look_beyond(
+            objective, start, params, _split(way, params), _split(going, params), status, evaluate, search
+        )
+    if resting.any() and status is Status.CONVERGED:
+        names = _name_variables(objective)
+        still = [name for name, mask in _split(resting, params).items() if mask.size and mask.all()]
+        flat = tuple(names[name] for name in still if _is_flat(evaluate, params, name))
+        found = replace(found, still=tuple(names[name] for name in still), flat=flat)
     return found
 
 
@@ -145,24 +151,40 @@ def find_doubtful(
         return np.ones(n, bool)
     way = _flatten({name: params[name] - starts[name] for name in params})
     resting = [np.all(np.abs(_flatten({n: params[n] - starts[n]})) <= SHORTEST, axis=1) for n in params]
-    has_arrived = np.max(_find_shares(way, _flatten(moves.next)), axis=1, initial=0) <= ARRIVED
+    has_arrived = np.max(_find_shares(way, moves.next), axis=1, initial=0) <= ARRIVED
     return ~has_arrived | _is_shallow(way, moves) | np.any(resting, axis=0)
 
 
-def _find_going(way: Mapping[str, np.ndarray], moves: LastMoves | None) -> dict[str, np.ndarray]:
-    """Return which parameters may go on without end: none, if the last moves have settled."""
-    flat = _flatten({name: np.asarray(d)[None] for name, d in way.items()})
-    going = np.abs(flat[0]) > SHORTEST
-    if moves is not None:
-        one = LastMoves(*({name: np.asarray(step)[None] for name, step in part.items()} for part in moves))
-        shares = [_find_shares(flat, _flatten(part))[0] for part in (one.next, one.moved)]
-        # What goes on together moves by about as much of its way in each step.
-        together = [(s > ARRIVED) | ((s >= TOGETHER * np.max(s, initial=0)) & (s > 0)) for s in shares]
-        first, second = np.max(shares[0], initial=0) > ARRIVED, _is_shallow(flat, one)[0]
-        going = (first & together[0]) | (second & together[1])
-    places = np.cumsum([np.size(d) for d in way.values()])[:-1]
-    parts = np.split(going, places)
-    return {name: part.reshape(np.shape(d)) for (name, d), part in zip(way.items(), parts, strict=True)}
+def _find_going(way: np.ndarray, moves: LastMoves | None) -> np.ndarray:
+    """Return which parameters, (P,), may go on without end: none, if the last moves have settled."""
+    if moves is None:
+        return np.abs(way) > SHORTEST
+    going = np.zeros(len(way), bool)
+    shares = _find_shares(way, moves.next)
+    if np.max(shares, initial=0) > ARRIVED:
+        going |= _move_together(shares)
+    if _is_shallow(way[None], moves.pick(None))[0]:
+        going |= _move_together(_find_shares(way, moves.moved))
+    return going & (moves.curvature * way**2 / 2 > WORTHLESS / len(going)) if going.any() else going
+
+
+def _move_together(shares: np.ndarray) -> np.ndarray:
+    """Return which parameters move on: all that move by about as much of their way as the one that moves most."""
+    return (shares > ARRIVED) | ((shares >= TOGETHER * np.max(shares, initial=0)) & (shares > 0))
+
+
+def _split(vector: np.ndarray, params: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return a vector's parts by the names of parameters."""
+    parts, begin = {}, 0
+    for name, value in params.items():
+        parts[name] = vector[begin : begin + value.size].reshape(value.shape)
+        begin += value.size
+    return parts
+
+
+def _name_variables(objective: Objective) -> dict[str | None, str]:
+    """Return the user's names of variables by those of their values."""
+    return {objective.model.rvs_to_values[rv].name: rv.name for rv in objective.model.free_RVs}
 
 
 def _flatten(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -171,19 +193,21 @@ def _flatten(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 def _find_shares(way: np.ndarray, step: np.ndarray) -> np.ndarray:
-    """Return how much of its way each parameter goes in a step, (n, P)."""
-    gone = np.abs(way) > SHORTEST
-    return np.where(gone, np.abs(step) / np.where(gone, np.abs(way), 1), 0)
+    """Return how much of its way each parameter goes in a step, (..., P)."""
+    length = np.abs(way)
+    return np.divide(np.abs(step), length, out=np.zeros_like(length), where=length > SHORTEST)
 
 
 def _is_shallow(way: np.ndarray, moves: LastMoves) -> np.ndarray:
     """Whether all of the way back, along the last step, would cost little, were the curvature the same everywhere."""
-    moved, turned = _flatten(moves.moved), _flatten(moves.turned)
-    square, curvature, back = (np.sum(moved * other, axis=1) for other in (moved, turned, way))
+    others = moves.moved, moves.turned, way
+    square, curvature, back = (np.einsum("np,np->n", moves.moved, other, dtype=float) for other in others)
     return (square > 0) & (curvature * back**2 / 2 < SHALLOW * square**2)
 
 
-def _look_beyond(objective: Objective, names, start, params, way, going, status: Status, evaluate, search) -> Diagnosis:
+def _look_beyond(objective: Objective, start, params, way, going, status: Status, evaluate, search) -> Diagnosis:
+    names = _name_variables(objective)
+
     def move(masks: Mapping[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
         return {n: (v + factor * np.where(masks[n], way[n], 0)).astype(v.dtype) for n, v in params.items()}
 
@@ -204,8 +228,10 @@ def _look_beyond(objective: Objective, names, start, params, way, going, status:
         came_back = [np.abs(ended[n] - params[n])[m] < 0.5 * np.abs(way[n])[m] for n, m in masks.items()]
         return loss <= here + UNNOTICED and not any(back.any() for back in came_back)
 
-    here = evaluate(params)
     suspects, alone = [name for name, mask in going.items() if mask.any()], {}
+    if status is Status.CONVERGED and all(_is_at_edge(n, way[n][going[n]], params[n][going[n]]) for n in suspects):
+        return Diagnosis(at_edge=tuple(names[n] for n in suspects))
+    here = evaluate(params)
     if not goes_on(going):
         nothing = {name: np.zeros_like(mask) for name, mask in going.items()}
         alone = {name: nothing | {name: going[name]} for name in suspects}
@@ -213,7 +239,7 @@ def _look_beyond(objective: Objective, names, start, params, way, going, status:
         suspects = [n for n, masks in alone.items() if goes_on(masks) or (n in bent and goes_on_bent(masks))]
     own = [names[name] for name in suspects]
     # All variables, as the result needs them too: what computes them is compiled once.
-    before, now, beyond = map(objective.constrain, (start, params, move(going, FARTHER[2])))
+    before, now, beyond = map(objective.constrain, (start, params, move(going, BEYOND)))
     at_edge, unbounded = [], []
     for name in own:
         # To an edge, such as 0, there is not far to go.
@@ -222,6 +248,14 @@ def _look_beyond(objective: Objective, names, start, params, way, going, status:
         (at_edge if near.all() else unbounded).append(name)
     collapsed = _find_collapsed(objective, start, params) if status is not Status.CONVERGED else []
     return Diagnosis(tuple(unbounded), tuple(at_edge), collapsed=tuple(collapsed))
+
+
+def _is_at_edge(name: str, way: np.ndarray, end: np.ndarray) -> bool:
+    """Whether a transformed variable has come to an edge of its support, where there is nowhere to go on to."""
+    far = -np.log(NEGLIGIBLE)
+    if name.endswith("_logodds__"):
+        return bool(np.all((np.abs(end) > far) & (end * way > 0)))
+    return name.endswith("_log__") and bool(np.all(way < -far))
 
 
 def _find_collapsed(objective: Objective, start, params) -> list[str]:

@@ -1,5 +1,6 @@
 """A PyMC model in; its MAP estimate comes out: compile the model, choose the starts, search, describe the best."""
 
+import secrets
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -163,8 +164,8 @@ def find_map(
     transformation = make_transformation(
         optimizer, stochastic=stochastic, learning_rate=learning_rate, momentum=momentum
     )
-    seeds = np.random.default_rng(random_seed).integers(2**31, size=2)
-    points_seed, draws_seed = map(int, seeds if shard is None else follow_first(seeds))
+    seeds = _draw_seeds(random_seed)
+    points_seed, draws_seed = seeds if shard is None else map(int, follow_first(np.array(seeds)))
     points = choose_starts(objective, model, starts, init, initvals, points_seed)
     if shard is not None:
         check_same(points, "start")
@@ -241,6 +242,15 @@ def check_settings(*, steps: int, log_every: int, starts: int, tolerance: float 
         raise ValueError(f"tolerance is {tolerance}. Pass a number of at least 0, or None for the default.")
     if init not in (None, "jitter", "prior"):
         raise ValueError(f"init is {init!r}. Pass 'jitter' or 'prior'.")
+
+
+def _draw_seeds(random_seed: Any) -> tuple[int, int]:
+    """Return seeds of starts and of draws."""
+    if random_seed is None:
+        # A generator takes ten times as long to make.
+        return secrets.randbits(31), secrets.randbits(31)
+    first, second = np.random.default_rng(random_seed).integers(2**31, size=2)
+    return int(first), int(second)
 
 
 def _check_names(var_names: Sequence[str] | None, model: pm.Model) -> None:

@@ -286,7 +286,9 @@ def _find_mode(curvature: Curvature, vector: np.ndarray) -> tuple[np.ndarray, fl
         _, decrement = spectrum.find_step(gradient)
         close = decrement <= max(CLOSE, precision * abs(loss))
         vector, loss, gradient = _descend(curvature, spectrum, vector, loss, gradient)
-        if close and (zero == precision**FLAT or spectrum.stays_flat(curvature, vector, precision**FLAT)):
+        # So near the mode, what curves down may be a flat direction, by what is left of the gradient.
+        is_settled = not spectrum.is_saddle and spectrum.stays_flat(curvature, vector, precision**FLAT)
+        if close and (zero == precision**FLAT or is_settled):
             return vector, loss, spectrum
         zero = precision**FLAT if close else zero
     raise ValueError(

@@ -233,8 +233,7 @@ def _join_moves(parts: list[LastMoves | None]) -> LastMoves | None:
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):
         return None
-    joined = [{name: np.concatenate([p[k][name] for p in known]) for name in known[0][k]} for k in range(3)]
-    return LastMoves(joined[0], joined[1], joined[2])
+    return LastMoves(*map(np.concatenate, zip(*known, strict=True)))
 
 
 def _search_part(model: pm.Model, sets: DataSets, optimizer, points, settings: Settings) -> Ends:

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -15,6 +16,9 @@ from pm_psyphy.held import Held
 from pm_psyphy.linker import IndexLimit
 from pm_psyphy.program import Constrain, Params, Program, build_constrain, list_shapes, trace
 from pm_psyphy.rows import RUN_ONCE
+
+# In bytes.
+SMALL = 4096
 
 
 class Coords(dict[str, tuple]):
@@ -363,8 +367,20 @@ def _are_equal(a: np.ndarray, b: np.ndarray) -> bool:
 
 def place(array: Any, device: Any = None) -> jax.Array:
     """Return an array of JAX's own, which nothing that is done to the given one changes."""
+    if isinstance(array, jax.Array):
+        return array
+    array = np.asarray(array)
+    if array.nbytes <= SMALL:
+        settings = jax.config.jax_default_device, jax.config.read("jax_enable_x64")
+        return _place_small(array.tobytes(), array.dtype, array.shape, device, settings)
     # JAX takes over an array of NumPy's on a CPU without copying it, where it lies well in memory.
-    return array if isinstance(array, jax.Array) else jax.device_put(np.array(array), device)
+    return jax.device_put(array.copy(), device)
+
+
+@lru_cache(maxsize=256)
+def _place_small(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], device: Any, settings: Any) -> jax.Array:
+    """Return small arrays of equal content as the same one, which saves the time to place them for each fit."""
+    return jax.device_put(np.frombuffer(buffer, dtype).reshape(shape).copy(), device)
 
 
 def check_data(objective: Objective, given: Mapping[str, tuple[int, ...]] | None = None) -> None:

@@ -35,17 +35,19 @@ class Progress(NamedTuple):
 
 
 class LastMoves(NamedTuple):
-    """How B searches by L-BFGS went on at their end; each dict is of arrays (B, ...)."""
+    """How B searches by L-BFGS went on at their end: arrays (B, P), parameters side by side in the order of a dict."""
 
-    next: dict[str, np.ndarray]
+    next: np.ndarray
     """The step that would have come next."""
-    moved: dict[str, np.ndarray]
+    moved: np.ndarray
     """The last one, and by how much the gradient changed along it."""
-    turned: dict[str, np.ndarray]
+    turned: np.ndarray
+    curvature: np.ndarray
+    """By how much the gradient changed with each parameter, over the latest steps; infinite if it did not move."""
 
     def pick(self, i: Any) -> "LastMoves":
         """Return those of one search, or of some."""
-        return LastMoves(*({name: stack[i] for name, stack in part.items()} for part in self))
+        return LastMoves(*(stack[i] for stack in self))
 
 
 @dataclass(frozen=True)
@@ -227,9 +229,14 @@ def find_last_moves(loop: Loop, search: Search) -> LastMoves | None:
     n_pairs = np.asarray(state.numbers)[..., Line._fields.index("n_pairs")]
     newest = 2 * ((np.atleast_1d(n_pairs).astype(int) - 1) % n_slots)
     rows = np.arange(n_searches)
-    found = np.asarray(state.direction).reshape(n_searches, -1), pairs[rows, newest], pairs[rows, newest + 1]
-    split = (stack if n_searches > 1 else stack[0] for stack in found)
-    return LastMoves(*(_stack(loop.name(stack), n_searches) for stack in split))
+    direction = np.asarray(state.direction).reshape(n_searches, -1)
+    return LastMoves(direction, pairs[rows, newest], pairs[rows, newest + 1], _find_curvature(pairs))
+
+
+def _find_curvature(pairs: np.ndarray) -> np.ndarray:
+    """Return the curvature of each parameter, (B, P), of steps and changes of the gradient by turns, (B, 2 K, P)."""
+    moved, turned = (np.einsum("bkp,bkp->bp", part, part) for part in (pairs[:, ::2], pairs[:, 1::2]))
+    return np.sqrt(np.divide(turned, moved, out=np.full_like(moved, np.inf), where=moved > 0))
 
 
 def name_status(code: int, still: Status) -> Status:

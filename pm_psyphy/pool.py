@@ -84,22 +84,25 @@ def minimise_each(
     waiting, stop = deque(range(n)), Event()
     params = {name: stack.copy() for name, stack in starts.items()}
     loss, norm = np.full(n, np.inf, dtype), np.full(n, np.inf, dtype)
-    code, n_steps, last_moves = np.full(n, Code.RUNNING), np.zeros(n, int), LastMoves({}, {}, {})
+    code, n_steps = np.full(n, Code.RUNNING), np.zeros(n, int)
+    n_parameters = sum(stack[0].size for stack in starts.values())
+    last_moves, is_known = LastMoves(*np.zeros((len(LastMoves._fields), n, n_parameters), dtype)), False
 
     with Progress(disable=not progressbar, transient=True) as bar, ThreadPoolExecutor(n_loops) as threads:
         task = bar.add_task(label, total=n)
 
         def note(loop: Loop, search: Search, lanes: np.ndarray, numbers: np.ndarray) -> None:
+            nonlocal is_known
             for name, stack in loop.name(search.best_params).items():
                 params[name][numbers] = stack[lanes] if n_lanes > 1 else stack
             steps = np.asarray(search.step) - 1
             reached = search.best_loss, search.best_gradient_norm, search.code, steps
             for ours, theirs in zip((loss, norm, code, n_steps), reached, strict=True):
                 ours[numbers] = np.atleast_1d(theirs)[lanes]
-            moves = find_last_moves(loop, search)
-            for ours, theirs in zip(last_moves, moves or (), strict=False):
-                for name, stack in theirs.items():
-                    ours.setdefault(name, np.zeros_like(starts[name]))[numbers] = stack[lanes]
+            if (moves := find_last_moves(loop, search)) is not None:
+                is_known = True
+                for ours, theirs in zip(last_moves, moves, strict=True):
+                    ours[numbers] = theirs[lanes]
             bar.advance(task, len(numbers))
 
         run = partial(_run_lanes, objective, transformation, starts, take, settings, n_lanes, waiting, stop, note)
@@ -112,7 +115,7 @@ def minimise_each(
         each.result()
     still = Status.INTERRUPTED if stop.is_set() else Status.MAX_STEPS
     status = np.array([name_status(int(c), still) for c in code], dtype=object)
-    return Ends(params, loss, norm, status, n_steps, last_moves if last_moves.next else None)
+    return Ends(params, loss, norm, status, n_steps, last_moves if is_known else None)
 
 
 def _choose_lanes(objective: Objective, n: int) -> tuple[int, int]:

@@ -86,7 +86,7 @@ def _find_restless(ends: Ends) -> np.ndarray:
     """Return which searches would have gone on by more than a little of a standard error."""
     if ends.last_moves is None:
         return np.ones(len(ends.loss), bool)
-    return np.linalg.norm(ends.last_moves.next[WHITENED], axis=1) > RESTLESS
+    return np.linalg.norm(ends.last_moves.next, axis=1) > RESTLESS
 
 
 def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], factor: Any) -> Objective:

@@ -142,6 +142,11 @@ class Spectrum:
         return np.abs(self.values) <= self.zero
 
     @property
+    def is_saddle(self) -> bool:
+        """Whether the density grows along some direction."""
+        return bool(len(self.values)) and self.values[0] < 0 and not self.is_flat[0]
+
+    @property
     def is_whole(self) -> bool:
         """Whether all eigenvalues are there."""
         return len(self.values) == len(self.scale)
@@ -171,7 +176,7 @@ class Spectrum:
 
     def check(self, layout: Layout) -> None:
         """Raise if the density grows along some direction."""
-        if not len(self.values) or self.values[0] >= 0 or self.is_flat[0]:
+        if not self.is_saddle:
             return
         direction = layout.split(np.abs(self.scale * self.vectors[:, 0]))
         name = max(direction, key=lambda n: np.max(direction[n], initial=0))

@@ -59,7 +59,7 @@ def draw_starts(
     values, strategies, unconstrained = _sort_initvals(model, initvals or {}, data)
     if init == "prior":
         strategies = {rv.name: "prior" for rv in model.free_RVs if rv.name not in values} | strategies
-    rng = np.random.default_rng(random_seed)
+    rng = None
     names = [model.rvs_to_values[rv].name for rv in model.free_RVs]
     points = []
     for i in range(n):
@@ -67,9 +67,13 @@ def draw_starts(
         draw, inputs, generators = _drawer(model, jitter, values, strategies)
         for name, value in values.items():
             inputs[name].set_value(value)
-        reseed_rngs(generators, int(rng.integers(2**30)))
+        if generators:
+            rng = rng or np.random.default_rng(random_seed)
+            reseed_rngs(generators, int(rng.integers(2**30)))
         drawn = dict(zip(names, draw(data), strict=True))
         points.append({name: _come_inside(model, name, v, values) for name, v in drawn.items()} | unconstrained)
+    if n == 1:
+        return {name: np.asarray(value)[None] for name, value in points[0].items()}
     return {name: np.stack([point[name] for point in points]) for name in points[0]}
 
 
@@ -162,11 +166,21 @@ def _compile_on_data(outputs: list[Any]) -> tuple[Callable, Any]:
     inputs = [v.type() for v in sources]
     outputs = clone_replace(outputs, dict(zip(sources, inputs, strict=True)), rebuild_strict=False)
     function: Any = compile_graph(inputs, outputs, mode=RUN_ONCE, on_unused_input="ignore")
+    generators = find_rng_nodes(function.maker.fgraph.outputs)
+    # The latest results, of lengths and other numbers alone.
+    latest: dict[tuple, list[np.ndarray]] = {}
 
     def call(data: Mapping[Any, Any]) -> list[np.ndarray]:
-        return function(*(np.asarray(data[v]) if v in data else v.get_value(borrow=True) for v in sources))
+        arrays = [np.asarray(data[v]) if v in data else v.get_value(borrow=True) for v in sources]
+        if generators or any(array.ndim for array in arrays):
+            return function(*arrays)
+        numbers = tuple(array.item() for array in arrays)
+        if numbers not in latest:
+            latest.clear()
+            latest[numbers] = function(*arrays)
+        return [result.copy() for result in latest[numbers]]
 
-    return call, find_rng_nodes(function.maker.fgraph.outputs)
+    return call, generators
 
 
 def _drawer(model, jitter, values, strategies):

@@ -123,7 +123,8 @@ def test_a_process_that_dies_is_told_and_a_restart_goes_on(data, tmp_path):
     for out, errors, code in ends:
         assert code == 0, errors
         steps = [int(line.split()[1]) for line in out.splitlines() if line.startswith("step")]
-        assert min(steps) >= 600
+        # The file is about a second old, and not from the start.
+        assert min(steps) >= 100
         found = json.loads(out.splitlines()[-1])
         assert found["steps"] == whole.n_steps
         np.testing.assert_allclose(found["slope"], float(whole["slope"]), rtol=1e-9)

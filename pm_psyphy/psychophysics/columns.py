@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pm_psyphy.arrays import holds_masked, read_array
+from pm_psyphy.arrays import join_masked, read_array
 
 RESPONSES = {"0": 0, "1": 1, "false": 0, "true": 1, "incorrect": 0, "correct": 1}
 
@@ -29,7 +29,7 @@ def read_column(name: str, values: Any) -> np.ndarray:
     ValueError
         If values are masked, or rows differ in length.
     """
-    values = np.ma.array(values) if holds_masked(values) else values
+    values = join_masked(values)
     if isinstance(values, np.ma.MaskedArray) and not np.any(np.ma.getmaskarray(values)):
         values = values.data
     if isinstance(values, np.ma.MaskedArray) or not _holds_objects(name, values):
