@@ -2,7 +2,7 @@
 
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -153,7 +153,7 @@ def bootstrap(
     return Bootstrap(fit.objective, found.params, fit, found.loss, tuple(found.status), found.n_steps)
 
 
-def _count(status: Sequence[Status]) -> str:
+def _count(status: Iterable[Any]) -> str:
     return ", ".join(f"{n} {name}" for name, n in Counter(map(str, status)).items())
 
 
