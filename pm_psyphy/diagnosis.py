@@ -20,14 +20,14 @@ SHALLOW = 0.02
 BENT, MOST_SEARCHES = 3.0, 3
 # So many times as far from the start as the search has gone, the loss is looked at; where it rises most likely first.
 FARTHER, BEYOND = (1e4, 64.0, 8.0, 1.0, 1e8), 64.0
-# In nats: whose whole way is worth less has not gone anywhere.
-WORTHLESS = 1e-8
 # What has shrunk to this share of its start, or is so near to 0 or 1, is at that edge.
 NEGLIGIBLE = 1e-4
 # Whose way is shorter has not gone anywhere.
 SHORTEST = 1e-8
 # In nats: what costs less, the data and priors do not notice.
 UNNOTICED, FLAT = 0.01, 1e-9
+# In place of infinity, of which 0 times is no number.
+HUGE = 1e150
 # A scale that has shrunk by this factor has collapsed.
 COLLAPSED = 1e-6
 
@@ -92,6 +92,7 @@ def diagnose(
     params: Mapping[str, np.ndarray],
     moves: LastMoves | None,
     status: Status,
+    loss: float,
     evaluate: Callable[[Mapping[str, np.ndarray]], float],
     search: Callable[[Mapping[str, np.ndarray]], tuple[float, Mapping[str, np.ndarray]]] | None = None,
 ) -> Diagnosis:
@@ -105,6 +106,8 @@ def diagnose(
     moves : LastMoves, optional
         Its last ones, if they are known.
     status : Status
+    loss : float
+        Where it ended.
     evaluate : callable
         Returns the loss at a point.
     search : callable, optional
@@ -120,9 +123,10 @@ def diagnose(
     going, resting = _find_going(way, moves), np.abs(way) <= SHORTEST
     found = Diagnosis()
     if going.any():
-        found = _look_beyond(
-            objective, start, params, _split(way, params), _split(going, params), status, evaluate, search
-        )
+        ways, masks = _split(way, params), _split(going, params)
+        if moves is not None:
+            masks = _drop_idle(masks, ways, _split(moves.steepest, params))
+        found = _look_beyond(objective, start, params, ways, masks, status, loss, evaluate, search)
     if resting.any() and status is Status.CONVERGED:
         names = _name_variables(objective)
         still = [name for name, mask in _split(resting, params).items() if mask.size and mask.all()]
@@ -165,7 +169,20 @@ def _find_going(way: np.ndarray, moves: LastMoves | None) -> np.ndarray:
         going |= _move_together(shares)
     if _is_shallow(way[None], moves.pick(None))[0]:
         going |= _move_together(_find_shares(way, moves.moved))
-    return going & (moves.curvature * way**2 / 2 > WORTHLESS / len(going)) if going.any() else going
+    return going
+
+
+def _drop_idle(masks: Mapping[str, np.ndarray], ways: Mapping[str, np.ndarray], steepest: Mapping[str, np.ndarray]):
+    """Return the masks without those of variables whose whole way cannot have gained what is noticed.
+
+    Of a transformed one the way may be short because it began at an edge.
+    """
+
+    def is_idle(name: str) -> bool:
+        slope = np.minimum(steepest[name].astype(float), HUGE)
+        return not name.endswith("__") and bool(np.sum(slope * np.abs(ways[name])) <= UNNOTICED)
+
+    return {name: mask & (not (mask.any() and is_idle(name))) for name, mask in masks.items()}
 
 
 def _move_together(shares: np.ndarray) -> np.ndarray:
@@ -205,49 +222,67 @@ def _is_shallow(way: np.ndarray, moves: LastMoves) -> np.ndarray:
     return (square > 0) & (curvature * back**2 / 2 < SHALLOW * square**2)
 
 
-def _look_beyond(objective: Objective, start, params, way, going, status: Status, evaluate, search) -> Diagnosis:
+def _look_beyond(objective: Objective, start, params, way, going, status: Status, here, evaluate, search) -> Diagnosis:
     names = _name_variables(objective)
 
     def move(masks: Mapping[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
         return {n: (v + factor * np.where(masks[n], way[n], 0)).astype(v.dtype) for n, v in params.items()}
 
-    def goes_on(masks: Mapping[str, np.ndarray]) -> bool:
-        """Whether the loss stays as low, as far as it is finite at all."""
-        rises = (evaluate(move(masks, factor)) - here for factor in FARTHER)
-        finite = [rise for rise in rises if np.isfinite(rise)]
-        return len(finite) > 2 and all(abs(rise) <= UNNOTICED for rise in finite)
+    def list_rises(masks: Mapping[str, np.ndarray]) -> list[float]:
+        """Return by how much the loss is higher farther on, as far as it is finite, up to where that is noticed."""
+        rises: list[float] = []
+        for factor in FARTHER:
+            rise = evaluate(move(masks, factor)) - here
+            if np.isfinite(rise):
+                rises.append(rise)
+                if abs(rise) > UNNOTICED:
+                    break
+        return rises
+
+    def goes_on(rises: list[float]) -> bool:
+        return len(rises) > 2 and all(abs(rise) <= UNNOTICED for rise in rises)
 
     def goes_on_bent(masks: Mapping[str, np.ndarray]) -> bool:
         """Whether a search from farther on finds as low a loss there, as along a ridge that is bent."""
+        if search is None:
+            return False
         farther = move(masks, BENT)
         rise = evaluate(farther) - here
         # What costs nothing there is no ridge, and was looked at along its way.
-        if search is None or not np.isfinite(rise) or rise <= UNNOTICED:
+        if not np.isfinite(rise) or rise <= UNNOTICED:
             return False
         loss, ended = search(farther)
         came_back = [np.abs(ended[n] - params[n])[m] < 0.5 * np.abs(way[n])[m] for n, m in masks.items()]
         return loss <= here + UNNOTICED and not any(back.any() for back in came_back)
 
-    suspects, alone = [name for name, mask in going.items() if mask.any()], {}
-    if status is Status.CONVERGED and all(_is_at_edge(n, way[n][going[n]], params[n][going[n]]) for n in suspects):
-        return Diagnosis(at_edge=tuple(names[n] for n in suspects))
-    here = evaluate(params)
-    if not goes_on(going):
-        nothing = {name: np.zeros_like(mask) for name, mask in going.items()}
-        alone = {name: nothing | {name: going[name]} for name in suspects}
-        bent = set(suspects[:MOST_SEARCHES]) if status is Status.CONVERGED else set()
-        suspects = [n for n, masks in alone.items() if goes_on(masks) or (n in bent and goes_on_bent(masks))]
-    own = [names[name] for name in suspects]
-    # All variables, as the result needs them too: what computes them is compiled once.
-    before, now, beyond = map(objective.constrain, (start, params, move(going, BEYOND)))
+    suspects, nothing = [name for name, mask in going.items() if mask.any()], {}
     at_edge, unbounded = [], []
-    for name in own:
-        # To an edge, such as 0, there is not far to go.
-        step = np.abs(np.asarray(beyond[name]) - now[name])
-        near = np.isfinite(step) & (step <= np.maximum(np.abs(now[name]), np.abs(before[name])))
-        (at_edge if near.all() else unbounded).append(name)
+    if status is Status.CONVERGED:
+        at_edge = [n for n in suspects if _is_at_edge(n, way[n][going[n]], params[n][going[n]])]
+        suspects = [n for n in suspects if n not in at_edge]
+    nothing = {name: np.zeros_like(mask) for name, mask in going.items()}
+    going = nothing | {name: going[name] for name in suspects}
+    rises = list_rises(going) if suspects else []
+    if not goes_on(rises):
+        first, found = suspects[:MOST_SEARCHES], []
+        for name in suspects:
+            masks = nothing | {name: going[name]}
+            own = list_rises(masks) if len(suspects) > 1 else rises
+            may_bend = status is Status.CONVERGED and name in first
+            found += [name] if goes_on(own) or (may_bend and goes_on_bent(masks)) else []
+        suspects = found
+    if suspects:
+        # All variables, as the result needs them too: what computes them is compiled once.
+        before, now, beyond = map(objective.constrain, (start, params, move(going, BEYOND)))
+        for name in suspects:
+            own_name = names[name]
+            # To an edge, such as 0, there is not far to go.
+            step = np.abs(np.asarray(beyond[own_name]) - now[own_name])
+            near = np.isfinite(step) & (step <= np.maximum(np.abs(now[own_name]), np.abs(before[own_name])))
+            (at_edge if near.all() else unbounded).append(name)
     collapsed = _find_collapsed(objective, start, params) if status is not Status.CONVERGED else []
-    return Diagnosis(tuple(unbounded), tuple(at_edge), collapsed=tuple(collapsed))
+    unbounded, at_edge = (tuple(names[n] for n in names if n in chosen) for chosen in (unbounded, at_edge))
+    return Diagnosis(unbounded, at_edge, collapsed=tuple(collapsed))
 
 
 def _is_at_edge(name: str, way: np.ndarray, end: np.ndarray) -> bool:

@@ -270,7 +270,7 @@ def _diagnose_each(
 
         start, params = ({name: stack[i] for name, stack in part.items()} for part in (starts, ends.params))
         moves = None if ends.last_moves is None else ends.last_moves.pick(i)
-        found[i] = diagnose(single, start, params, moves, ends.status[i], evaluate, search_from)
+        found[i] = diagnose(single, start, params, moves, ends.status[i], ends.loss[i], evaluate, search_from)
     return found
 
 

@@ -14,7 +14,7 @@ import optax
 from pm_psyphy.batches import Batches
 from pm_psyphy.checkpoint import Checkpoint, check_path, describe_run, read_checkpoint, write_checkpoint
 from pm_psyphy.lbfgs import LBFGSState, Line
-from pm_psyphy.loop import UNSTARTED, Code, Loop, Search, Settings, find_limit, get_loop, run_chunks
+from pm_psyphy.loop import UNSTARTED, Code, Loop, Peaks, Search, Settings, find_limit, get_loop, run_chunks
 from pm_psyphy.objective import Objective
 from pm_psyphy.processes import follow_first, is_first
 from pm_psyphy.progress import ProgressLine
@@ -42,8 +42,8 @@ class LastMoves(NamedTuple):
     moved: np.ndarray
     """The last one, and by how much the gradient changed along it."""
     turned: np.ndarray
-    curvature: np.ndarray
-    """By how much the gradient changed with each parameter, over the latest steps; infinite if it did not move."""
+    steepest: np.ndarray
+    """The largest size that each derivative has had; infinite if it is not known."""
 
     def pick(self, i: Any) -> "LastMoves":
         """Return those of one search, or of some."""
@@ -230,13 +230,9 @@ def find_last_moves(loop: Loop, search: Search) -> LastMoves | None:
     newest = 2 * ((np.atleast_1d(n_pairs).astype(int) - 1) % n_slots)
     rows = np.arange(n_searches)
     direction = np.asarray(state.direction).reshape(n_searches, -1)
-    return LastMoves(direction, pairs[rows, newest], pairs[rows, newest + 1], _find_curvature(pairs))
-
-
-def _find_curvature(pairs: np.ndarray) -> np.ndarray:
-    """Return the curvature of each parameter, (B, P), of steps and changes of the gradient by turns, (B, 2 K, P)."""
-    moved, turned = (np.einsum("bkp,bkp->bp", part, part) for part in (pairs[:, ::2], pairs[:, 1::2]))
-    return np.sqrt(np.divide(turned, moved, out=np.full_like(moved, np.inf), where=moved > 0))
+    known = isinstance(search.watch, Peaks)
+    steepest = np.asarray(search.watch.sizes).reshape(direction.shape) if known else np.full_like(direction, np.inf)
+    return LastMoves(direction, pairs[rows, newest], pairs[rows, newest + 1], steepest)
 
 
 def name_status(code: int, still: Status) -> Status:

@@ -73,8 +73,10 @@ def _judge(near: Gaussian, take: Callable[[np.ndarray], dict[str, np.ndarray]], 
         own = {name: place(stack[0], near.objective.device) for name, stack in take(np.array([i])).items()}
         objective = replace(near.objective, data=near.objective.data | own)
         params = {name: stack[i] for name, stack in ends.params.items()}
-        found = diagnose(objective, near.mode, params, None, ends.status[i], lambda p: float(objective.value(p)))
-        return found.judge(ends.status[i])
+        status, loss = ends.status[i], float(ends.loss[i])
+        return diagnose(objective, near.mode, params, None, status, loss, lambda p: float(objective.value(p))).judge(
+            status
+        )
 
     status = ends.status.copy()
     for i in np.flatnonzero(_find_restless(ends) & np.isfinite(ends.loss)):

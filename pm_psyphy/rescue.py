@@ -1,7 +1,8 @@
 """A search in; where it ended comes out, from another route or start if the first one could not move."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from pm_psyphy.assembly import compile_objective, forget_program
 from pm_psyphy.blocks import spare_memory
 from pm_psyphy.device import move
 from pm_psyphy.diagnosis import UNNOTICED, Diagnosis, diagnose
-from pm_psyphy.loop import Settings
+from pm_psyphy.loop import Loop, evaluate_loss, get_loop
 from pm_psyphy.objective import Objective
 from pm_psyphy.optimize import Trajectory
 from pm_psyphy.start import draw_others
@@ -22,7 +23,7 @@ OTHERS = 8
 
 def search_whole(
     objective: Objective,
-    search: Callable[..., Trajectory],
+    search: partial[Trajectory],
     points: dict[str, np.ndarray],
     initvals: Mapping[str, Any] | None,
     seed: int,
@@ -35,7 +36,7 @@ def search_whole(
     Parameters
     ----------
     objective : Objective
-    search : callable
+    search : partial
         `minimise`, given all but its objective.
     points : dict of ndarray, each (B, ...)
         The starts.
@@ -98,7 +99,7 @@ def _is_finite(trajectory: Trajectory) -> bool:
 
 
 def _examine(
-    objective: Objective, search: Callable, points: dict[str, np.ndarray], trajectory: Trajectory
+    objective: Objective, search: partial[Trajectory], points: dict[str, np.ndarray], trajectory: Trajectory
 ) -> Diagnosis:
     """Diagnose the end of the best search."""
     best = int(np.nanargmin(trajectory.loss))
@@ -109,24 +110,29 @@ def _examine(
 
     laid, quiet = spare_memory(objective), {"progressbar": False, "callback": None, "checkpoint": None}
 
-    def run(point: Mapping[str, np.ndarray], **settings: Any) -> Trajectory:
-        # In the loop that is compiled already, for as many starts as it has.
-        starts = {name: np.repeat(value[None], len(trajectory.loss), axis=0) for name, value in point.items()}
-        return search(laid, starts=starts, **quiet, **settings)
+    def repeat(point: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Return a point for as many starts as the loop has that is compiled already."""
+        return {name: np.repeat(value[None], len(trajectory.loss), axis=0) for name, value in point.items()}
 
     def search_from(point: Mapping[str, np.ndarray]) -> tuple[float, dict[str, np.ndarray]]:
-        found = run(point)
+        found = search(laid, starts=repeat(point), **quiet)
         return float(found.loss[0]), {name: stack[0] for name, stack in found.params.items()}
 
-    def evaluate(point: Mapping[str, np.ndarray]) -> float:
-        return float(run(point, settings=Settings(0, -1.0, 1)).loss[0])
+    loops: list[Loop] = []
 
-    return diagnose(laid, start, params, moves, trajectory.status[best], evaluate, search_from)
+    def evaluate(point: Mapping[str, np.ndarray]) -> float:
+        starts = repeat(point)
+        if not loops:
+            loops.append(get_loop(laid.program, search.keywords["transformation"], starts, laid.data)[0])
+        return evaluate_loss(loops[0], starts, laid.data)
+
+    loss = float(trajectory.loss[best])
+    return diagnose(laid, start, params, moves, trajectory.status[best], loss, evaluate, search_from)
 
 
 def _search_elsewhere(
     objective: Objective,
-    search: Callable[..., Trajectory],
+    search: partial[Trajectory],
     points: dict[str, np.ndarray],
     trajectory: Trajectory,
     seed: int,
