@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytensor
 
-from pm_psyphy.linker import translate
+from pm_psyphy.compiling.jax_linker import translate
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.tensor import pt
 

@@ -26,7 +26,7 @@ from psyphy.model.noise import GaussianNoise
 from timing import time_in_turn
 
 import pm_psyphy as psy
-from pm_psyphy.linker import translate
+from pm_psyphy.compiling.jax_linker import translate
 from pm_psyphy.psychophysics import oddity_plane
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.tensor import pt

@@ -23,8 +23,8 @@ from rich.progress import track
 from timing import time_in_turn
 
 import pm_psyphy as psy
-from pm_psyphy.loop import Settings, get_loop, run_chunks
-from pm_psyphy.optimizers import make_transformation
+from pm_psyphy.optimizing.compiled_loop import Settings, get_loop, run_chunks
+from pm_psyphy.optimizing.optimizers import make_transformation
 
 ROOT = Path(__file__).parents[1]
 PEERS = ROOT / ".venv-peers" / "bin" / "python"

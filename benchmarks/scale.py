@@ -22,7 +22,7 @@ import pymc as pm
 from timing import time_in_turn
 
 import pm_psyphy as psy
-from pm_psyphy.blocks import measure_memory, spare_memory
+from pm_psyphy.rows.memory_blocks import measure_memory, spare_memory
 
 HERE = Path(__file__).parent
 MAGNITUDES = HERE.parents[1] / "shared" / "data" / "garcia2022_magnitude.csv"
@@ -226,7 +226,7 @@ def bench_stream() -> None:
 
 
 def measure_devices(n_trials: int) -> dict[str, float]:
-    from pm_psyphy.shard import shard_objective
+    from pm_psyphy.rows.sharding import shard_objective
 
     objective = shard_objective(psy.compile_objective(oddity(n_trials)), "trial")
     return {"seconds": time_in_turn({"": lambda: objective.value_and_grad(objective.start)}, 5)[""]}

@@ -1,36 +1,33 @@
-"""Fit PyMC models by MAP, compiled by JAX, on the device at hand.
+"""Fit PyMC models by MAP, compiled by JAX, on the GPU or CPU at hand.
 
-The way of a fit: `compile_objective` turns a `pm.Model` into an `Objective`, the negative log posterior and its
-gradient as one compiled function of parameters and data (graph, linker, program, objective, assembly). `find_map`
-chooses starts (start), searches with an optax transformation inside one compiled loop (optimizers, lbfgs, loop,
-optimize), and describes the best point as a `MAPResult` (result, datatree). `map_kernel` is one step of that loop, for
-a loop of your own. `find_maps` fits many data sets in one program (datasets, pool, many, results).
+The rooms of this package; each imports only rooms below it:
 
-After the fit, `laplace` turns the estimate into draws of a Gaussian (hessian, orbits, laplace, draws), `bootstrap` into
-estimates of resampled data (weights, refit, bootstrap), `sample` into draws by NUTS (sampling). `cross_validate`
-chooses hyperparameters, `goodness_of_fit` compares responses with what the model expects.
+- ``plots``: figures of fields, thresholds and psychometric functions.
+- ``reports``: what is read off a fit: thresholds in every direction, goodness of fit.
+- ``uncertainty``: how sure an estimate is: Laplace, bootstrap, cross-validation, NUTS.
+- ``fitting``: the verbs: `find_map` for one model, `find_maps` for many data sets, `precompile`.
+- ``results``: what a fit gives back: `MAPResult`, `MAPResults`, `Draws`, as mappings and DataTrees.
+- ``optimizing``: optimisers and the compiled loop that searches for the minimum; how a search ended.
+- ``rows``: where the rows of data lie: whole, in blocks, in minibatches, over devices and processes.
+- ``compiling``: a `pm.Model` becomes an `Objective`: negative log posterior and gradient, compiled.
+- ``psychophysics``: models of observers, as PyTensor expressions inside ``with pm.Model()``.
+- ``common``: checked arrays, and functions of rows, which both of them need.
 
-Models of observers (`psychophysics`) are PyTensor expressions inside ``with pm.Model()``: a `WishartProcess` gives the
-covariance of percepts over the stimulus space, a task such as `Oddity` the probability of each response. `Trials` is a
-checked table of data for them, and `threshold_contours` reads thresholds off a fitted field.
+The way of a fit is the body of `find_map`: compile the model, choose the starts, lay out the rows, search, describe.
 """
 
 from importlib.metadata import version
 
-from pm_psyphy.assembly import compile_objective
-from pm_psyphy.bootstrap import Bootstrap, bootstrap
-from pm_psyphy.cache import cache_compilation
-from pm_psyphy.cross_validation import CrossValidation, cross_validate
-from pm_psyphy.draws import Draws
-from pm_psyphy.fit import find_map
-from pm_psyphy.goodness import Difference, GoodnessOfFit, compare_draws, goodness_of_fit
-from pm_psyphy.kernel import MAPState, map_kernel
-from pm_psyphy.laplace import LaplacePosterior, laplace
-from pm_psyphy.lbfgs import lbfgs
-from pm_psyphy.many import find_maps
-from pm_psyphy.objective import Objective
-from pm_psyphy.optimize import Progress
-from pm_psyphy.processes import join_processes
+from pm_psyphy.compiling.disk_cache import cache_compilation
+from pm_psyphy.compiling.from_model import compile_objective
+from pm_psyphy.compiling.objective import Objective
+from pm_psyphy.fitting.find_map import find_map
+from pm_psyphy.fitting.find_maps import find_maps
+from pm_psyphy.fitting.precompile import precompile
+from pm_psyphy.optimizing.lbfgs import lbfgs
+from pm_psyphy.optimizing.map_kernel import MAPState, map_kernel
+from pm_psyphy.optimizing.minimise import Progress
+from pm_psyphy.optimizing.status import Status
 from pm_psyphy.psychophysics import (
     Domain,
     Oddity,
@@ -58,11 +55,16 @@ from pm_psyphy.psychophysics import (
     weber_fraction,
     yes_no_log_odds,
 )
-from pm_psyphy.result import MAPResult, load_map
-from pm_psyphy.results import MAPResults
-from pm_psyphy.sampling import sample
-from pm_psyphy.status import Status
-from pm_psyphy.thresholds import ThresholdContours, threshold_contours
+from pm_psyphy.reports.goodness_of_fit import Difference, GoodnessOfFit, compare_draws, goodness_of_fit
+from pm_psyphy.reports.threshold_contours import ThresholdContours, threshold_contours
+from pm_psyphy.results.draws import Draws
+from pm_psyphy.results.map_result import MAPResult, load_map
+from pm_psyphy.results.map_results import MAPResults
+from pm_psyphy.rows.processes import join_processes
+from pm_psyphy.uncertainty.bootstrap import Bootstrap, bootstrap
+from pm_psyphy.uncertainty.cross_validation import CrossValidation, cross_validate
+from pm_psyphy.uncertainty.laplace import LaplacePosterior, laplace
+from pm_psyphy.uncertainty.sampling import sample
 
 __version__ = version("pm_psyphy")
 
@@ -109,6 +111,7 @@ __all__ = [
     "oddity_probability",
     "place_comparisons",
     "point_of_subjective_equality",
+    "precompile",
     "psychometric",
     "psychometric_inverse",
     "psychometric_log_odds",

@@ -8,10 +8,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
-from pm_psyphy.goodness import group_levels
 from pm_psyphy.psychophysics.trials import Trials
-from pm_psyphy.result import MAPResult
-from pm_psyphy.thresholds import ThresholdContours
+from pm_psyphy.reports.goodness_of_fit import group_levels
+from pm_psyphy.reports.threshold_contours import ThresholdContours
+from pm_psyphy.results.map_result import MAPResult
 
 N_OUTLINE, MOST_LINES = 96, 500
 

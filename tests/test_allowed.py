@@ -215,8 +215,8 @@ def test_a_row_of_no_weight_is_absent_where_its_log_density_is_infinite():
         pm.Uniform("y", 0, top, observed=values, dims="trial")
     with pytest.warns(UserWarning, match="no lower loss|no usable|Not converged"):
         fit = psy.find_map(model, **QUIET)
-    from pm_psyphy.assembly import change_density
-    from pm_psyphy.weights import WEIGHTS
+    from pm_psyphy.compiling.from_model import change_density
+    from pm_psyphy.compiling.row_weights import WEIGHTS
 
     weighted = change_density(fit.objective, weighted_dim="trial")
     without = weighted.with_data(**{WEIGHTS: [1.0, 1, 1, 1, 0]})
@@ -228,8 +228,8 @@ def test_a_row_of_no_weight_is_absent_where_its_log_density_is_infinite():
 
 
 def test_a_row_of_no_weight_has_no_gradient_where_its_own_is_infinite():
-    from pm_psyphy.assembly import change_density
-    from pm_psyphy.weights import WEIGHTS
+    from pm_psyphy.compiling.from_model import change_density
+    from pm_psyphy.compiling.row_weights import WEIGHTS
 
     x = np.array([1.0, 2.0, 4.0])
     with pm.Model(coords={"trial": range(3)}) as model:

@@ -12,11 +12,11 @@ import xarray as xr
 import zarr
 
 import pm_psyphy as psy
-from pm_psyphy import stream
-from pm_psyphy.batches import make_batches
-from pm_psyphy.division import divide
-from pm_psyphy.stream import Blocks, Rows
-from pm_psyphy.weights import WEIGHTS
+from pm_psyphy.compiling.row_weights import WEIGHTS
+from pm_psyphy.rows import row_source as stream
+from pm_psyphy.rows.minibatches import make_batches
+from pm_psyphy.rows.row_source import Blocks, Rows
+from pm_psyphy.rows.weighted_objective import divide
 
 N, B = 103, 10
 RNG = np.random.default_rng(0)

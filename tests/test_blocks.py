@@ -7,9 +7,9 @@ import pymc as pm
 import pytest
 
 import pm_psyphy as psy
-from pm_psyphy import blocks
-from pm_psyphy.blocks import divide_program, measure_memory, spare_memory
-from pm_psyphy.division import divide
+from pm_psyphy.rows import memory_blocks as blocks
+from pm_psyphy.rows.memory_blocks import divide_program, measure_memory, spare_memory
+from pm_psyphy.rows.weighted_objective import divide
 
 N = 2500
 RNG = np.random.default_rng(0)

@@ -6,8 +6,8 @@ import pytest
 from compilations import count_compilations
 
 import pm_psyphy as psy
-from pm_psyphy.pool import minimise_each
-from pm_psyphy.weights import WEIGHTS
+from pm_psyphy.compiling.row_weights import WEIGHTS
+from pm_psyphy.optimizing.minimise_many import minimise_each
 
 N = 300
 RNG = np.random.default_rng(0)
@@ -60,7 +60,7 @@ def test_each_estimate_is_the_fit_of_its_data(fit):
 
 def test_fits_with_loops_of_their_own_agree_with_those_that_share_one(fit, monkeypatch):
     together = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
-    monkeypatch.setattr("pm_psyphy.pool.NUMBERS_OF_LANE", 10)
+    monkeypatch.setattr("pm_psyphy.optimizing.minimise_many.NUMBERS_OF_LANE", 10)
     alone = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
     np.testing.assert_allclose(alone["slopes"], together["slopes"], atol=PRECISION)
 
@@ -132,7 +132,7 @@ def test_samples_that_a_predictor_separates_are_not_called_converged(monkeypatch
         samples.append(take(np.arange(100))[WEIGHTS])
         return minimise_each(objective, optimizer, starts, take, settings, **others)
 
-    monkeypatch.setattr("pm_psyphy.refit.minimise_each", keep)
+    monkeypatch.setattr("pm_psyphy.uncertainty.refit_from_mode.minimise_each", keep)
     with pytest.warns(UserWarning, match=r"of 100 fits did not converge \(.* unbounded\)"):
         found = psy.bootstrap(psy.find_map(model), n=100, random_seed=1, progressbar=False)
     separated = []

@@ -30,7 +30,7 @@ with pm.Model() as model:
     pm.Normal("seen", pm.Normal("mu", 0, 3), pm.HalfNormal("sigma", 2), observed=y)
 fit = {"mu": 0}
 if ahead:
-    psy.compile_objective(model).compile({"y": (length,)})
+    psy.precompile(model, {"y": (length,)})
 else:
     fit = psy.find_map(model, progressbar=False)
 asked = [e.rpartition("/")[2] for e in events if e.startswith("/jax/compilation_cache/")]
@@ -75,9 +75,9 @@ def test_a_fit_compiles_nothing_that_was_compiled_for_it():
         pm.Normal("seen", pm.Normal("mu", 0, 3), pm.HalfNormal("sigma", 2), observed=y)
     objective = psy.compile_objective(model)
     settings = {"starts": 2, "optimizer": "adam", "learning_rate": 0.1}
-    objective.compile({"y": (40,)}, **settings)
+    psy.precompile(objective, {"y": (40,)}, **settings)
     with count_compilations() as compilations:
         assert psy.find_map(objective.with_data(y=np.arange(40.0)), tolerance=1e-3, **settings).converged
     assert not compilations
     with pytest.raises(ValueError, match="'z' is no data of this model"):
-        objective.compile({"z": (40,)})
+        psy.precompile(objective, {"z": (40,)})

@@ -238,7 +238,7 @@ def test_an_interruption_while_writing_leaves_no_scratch_file(tmp_path, monkeypa
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pm_psyphy.checkpoint.os.fsync", interrupt)
+    monkeypatch.setattr("pm_psyphy.optimizing.checkpoint.os.fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
         psy.find_map(mean(), checkpoint=path)
     assert not list(tmp_path.iterdir())

@@ -41,7 +41,7 @@ def test_workers_find_what_one_process_finds(cluster):
 
 @pytest.mark.slow
 def test_what_a_lost_worker_had_to_do_is_done_by_another(cluster, tmp_path, monkeypatch):
-    import pm_psyphy.many as many
+    import pm_psyphy.fitting.find_maps as many
 
     mark, fit_part = tmp_path / "killed", many._search_part
 

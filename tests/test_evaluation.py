@@ -16,11 +16,11 @@ from pytensor.graph.fg import FunctionGraph
 from pytensor.scan.op import Scan
 
 import pm_psyphy as psy
+from pm_psyphy.common.row_function import NumPyGraph, RowFunction, RowValue
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.oddity_line import line_op
 from pm_psyphy.psychophysics.oddity_plane import plane_op
 from pm_psyphy.psychophysics.oddity_space import space_op
-from pm_psyphy.rows import NumPyGraph, RowFunction, RowValue
 
 # Numba compiles three things for a function that calls NumPy, seven for the first constant, over a hundred for a field.
 FEW = 10
@@ -34,7 +34,7 @@ import pymc as pm
 import pytensor
 import pytensor.tensor as pt
 import pm_psyphy as psy
-from pm_psyphy.linker import translate
+from pm_psyphy.compiling.jax_linker import translate
 
 
 def count_compilations(run):

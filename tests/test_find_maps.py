@@ -7,8 +7,8 @@ import xarray as xr
 from compilations import count_compilations
 
 import pm_psyphy as psy
-from pm_psyphy import pool
-from pm_psyphy.status import Status
+from pm_psyphy.optimizing import minimise_many as pool
+from pm_psyphy.optimizing.status import Status
 
 N_SETS, N_TRIALS = 12, 40
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 import pm_psyphy as psy
-from pm_psyphy.draws import Draws
+from pm_psyphy.results.draws import Draws
 
 LEVELS = np.linspace(-2, 2, 8)
 

@@ -324,7 +324,7 @@ def flat_data():
 def test_many_parameters_take_a_diagonal_plus_few_directions(monkeypatch, build, n_flat):
     fit = psy.find_map(build())
     whole = psy.laplace(fit, draws=2000, random_seed=1)
-    monkeypatch.setattr(sys.modules["pm_psyphy.spectrum"], "MOST_PARAMETERS", 100)
+    monkeypatch.setattr(sys.modules["pm_psyphy.uncertainty.hessian_spectrum"], "MOST_PARAMETERS", 100)
     low = psy.laplace(fit, draws=2000, random_seed=1)
     assert "diagonal plus rank" in low.method
     assert low.n_flat == whole.n_flat == n_flat
@@ -344,7 +344,7 @@ def test_many_parameters_take_a_diagonal_plus_few_directions(monkeypatch, build,
 
 
 def test_refits_and_chains_run_in_coordinates_of_few_directions(monkeypatch):
-    monkeypatch.setattr(sys.modules["pm_psyphy.spectrum"], "MOST_PARAMETERS", 100)
+    monkeypatch.setattr(sys.modules["pm_psyphy.uncertainty.hessian_spectrum"], "MOST_PARAMETERS", 100)
     fit = psy.find_map(few_data())
     assert all(np.isfinite(psy.bootstrap(fit, n=3, method="parametric", progressbar=False).loss))
     tree = psy.sample(fit, draws=300, tune=100, chains=2, random_seed=0, progressbar=False)
@@ -356,7 +356,7 @@ def test_refits_and_chains_run_in_coordinates_of_few_directions(monkeypatch):
 
 
 def test_a_hessian_that_would_not_fit_is_refused(monkeypatch, regression):
-    monkeypatch.setattr(sys.modules["pm_psyphy.spectrum"], "MOST_PARAMETERS", 2)
+    monkeypatch.setattr(sys.modules["pm_psyphy.uncertainty.hessian_spectrum"], "MOST_PARAMETERS", 2)
     with pytest.raises(ValueError, match="A whole Hessian is computed for at most 2, and this one is no diagonal plus"):
         psy.laplace(psy.find_map(regression.objective.model))
 

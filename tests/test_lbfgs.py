@@ -9,7 +9,7 @@ import pytensor.link.jax.dispatch  # noqa: F401  (sets x64)
 import pytest
 from scipy.optimize import minimize
 
-from pm_psyphy.lbfgs import lbfgs
+from pm_psyphy.optimizing.lbfgs import lbfgs
 
 
 def rosenbrock(x):

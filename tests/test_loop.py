@@ -14,9 +14,9 @@ import pytest
 from compilations import count_compilations
 
 import pm_psyphy as psy
-from pm_psyphy import loop as loop_module
-from pm_psyphy.loop import UNSTARTED, Settings, get_loop, run_chunks
-from pm_psyphy.optimizers import make_transformation
+from pm_psyphy.optimizing import compiled_loop as loop_module
+from pm_psyphy.optimizing.compiled_loop import UNSTARTED, Settings, get_loop, run_chunks
+from pm_psyphy.optimizing.optimizers import make_transformation
 
 
 def make_search(model, optimizer="adam", n=1):

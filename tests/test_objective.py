@@ -18,7 +18,7 @@ from pytensor.graph.op import Op
 from pytensor.raise_op import CheckAndRaise
 
 import pm_psyphy as psy
-from pm_psyphy.linker import translate
+from pm_psyphy.compiling.jax_linker import translate
 
 
 def reference_value(model, params):

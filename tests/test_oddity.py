@@ -10,11 +10,11 @@ from pytensor.compile.mode import Mode
 from scipy import integrate, special, stats
 
 import pm_psyphy as psy
-from pm_psyphy.linker import ROWS_OF_BLOCK, translate
+from pm_psyphy.common.row_function import NumPyGraph, RowFunction
+from pm_psyphy.compiling.jax_linker import ROWS_OF_BLOCK, translate
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.oddity_plane import plane_op
 from pm_psyphy.psychophysics.oddity_space import space_op
-from pm_psyphy.rows import NumPyGraph, RowFunction
 
 
 def compile_log_incorrect(d, nodes=None, gradient=False):

@@ -9,7 +9,7 @@ import pytest
 from scipy import optimize, special, stats
 
 import pm_psyphy as psy
-from pm_psyphy.rows import RUN_ONCE
+from pm_psyphy.common.row_function import RUN_ONCE
 
 SHAPES = ("logistic", "normal", "gumbel", "weibull")
 # Catch trials at level 0, by an observer who guesses right half the time.

@@ -10,11 +10,11 @@ import pytest
 from random_models import DIM, build
 
 import pm_psyphy as psy
-from pm_psyphy.blocks import divide_program
-from pm_psyphy.division import divide
-from pm_psyphy.graph import lift, read_data
-from pm_psyphy.rows import RUN_ONCE
-from pm_psyphy.weights import REST, WEIGHTS, RowsDepend, write_weighted_log_density
+from pm_psyphy.common.row_function import RUN_ONCE
+from pm_psyphy.compiling.model_graph import lift, read_data
+from pm_psyphy.compiling.row_weights import REST, WEIGHTS, RowsDepend, write_weighted_log_density
+from pm_psyphy.rows.memory_blocks import divide_program
+from pm_psyphy.rows.weighted_objective import divide
 
 N_MODELS = 240
 

@@ -10,15 +10,16 @@ import pymc as pm
 import pytest
 
 import pm_psyphy as psy
-from pm_psyphy import blocks, shard
-from pm_psyphy.blocks import measure_memory
+from pm_psyphy.rows import memory_blocks as blocks
+from pm_psyphy.rows import sharding as shard
+from pm_psyphy.rows.memory_blocks import measure_memory
 
 SCRIPT = """
 import json
 import numpy as np
 import pymc as pm
 import pm_psyphy as psy
-from pm_psyphy.shard import shard_objective
+from pm_psyphy.rows.sharding import shard_objective
 
 rng = np.random.default_rng(0)
 

@@ -63,8 +63,11 @@ def test_evaluate_says_whose_data_it_used_and_predicts_for_others():
     fit = psy.find_map(model, **QUIET)
     a, b = float(fit["a"]), float(fit["b"])
     change(model)
-    with pytest.warns(UserWarning, match="The model has other values of 'x', 'response' now"):
+    with pytest.warns(UserWarning, match="The model has other values of 'x' now"):
         np.testing.assert_allclose(fit.evaluate(mu), a + b * np.arange(4.0))
+    with pytest.warns(UserWarning, match="The model has other values of 'x', 'response' now"):
+        fit.evaluate(model["y"] - mu)
+    assert fit.evaluate(2 * model["a"]) == 2 * a
     np.testing.assert_allclose(fit.evaluate(mu, data={"x": [10.0, 20.0]}), a + b * np.array([10.0, 20.0]))
     with pytest.raises(ValueError, match="'z' is no data of this model. It has response, x"):
         fit.evaluate(mu, data={"z": 1.0})

@@ -11,9 +11,9 @@ import xarray as xr
 from scipy import optimize, special, stats
 
 import pm_psyphy as psy
-from pm_psyphy import task_function
-from pm_psyphy.crossings import find_first_crossings
-from pm_psyphy.thresholds import fit_ellipses, spread_directions
+from pm_psyphy.reports import task_function
+from pm_psyphy.reports.first_crossings import find_first_crossings
+from pm_psyphy.reports.threshold_contours import fit_ellipses, spread_directions
 
 
 def constant_field(covariance, basis_degree=0):

@@ -7,7 +7,7 @@ import pytest
 import xarray as xr
 
 import pm_psyphy as psy
-from pm_psyphy.arrays import convert_array, read_array
+from pm_psyphy.common.arrays import convert_array, read_array
 
 RNG = np.random.default_rng(1)
 QUIET = {"progressbar": False}

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from pm_psyphy.arrays import join_masked, read_array
+from pm_psyphy.common.arrays import join_masked, read_array
 
 RESPONSES = {"0": 0, "1": 1, "false": 0, "true": 1, "incorrect": 0, "correct": 1}
 

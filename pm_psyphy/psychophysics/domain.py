@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pm_psyphy.arrays import convert_array, read_array
+from pm_psyphy.common.arrays import convert_array, read_array
 
 
 @dataclass(frozen=True, eq=False)

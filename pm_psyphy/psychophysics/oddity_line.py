@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
+from pm_psyphy.common.row_function import make_row_function
 from pm_psyphy.psychophysics.covariances import find_scales
 from pm_psyphy.psychophysics.oddity_plane import scaled_w
 from pm_psyphy.psychophysics.tensor import grad, pt
-from pm_psyphy.rows import make_row_function
 
 # Where the nodes begin to gather at the wedge's edge, in units of about d'^2.
 GATHER_LINE = 6.0

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from scipy import special
 
+from pm_psyphy.common.row_function import make_row_function
 from pm_psyphy.psychophysics.covariances import find_scales
 from pm_psyphy.psychophysics.tensor import grad, graph_replace, pt
-from pm_psyphy.rows import make_row_function
 
 # Where the nodes begin to gather around the directions that matter, in units of about d'^2.
 GATHER_W, GATHER_U = 16.0, 120.0

@@ -23,10 +23,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from pm_psyphy.common.row_function import make_row_function
 from pm_psyphy.psychophysics.covariances import find_scales
 from pm_psyphy.psychophysics.oddity_plane import pull_back
 from pm_psyphy.psychophysics.tensor import pt
-from pm_psyphy.rows import make_row_function
 
 # The contours are z = z_start + i z_scale sinh x and v = v_start + v_scale (i sinh x - V_BEND (cosh x - 1)), for x up
 # to Z_END, V_END with 8 x 14 nodes. Starts and scales for m = 0, and how soon they leave it for what a distant stimulus

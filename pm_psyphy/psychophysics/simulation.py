@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from pm_psyphy.arrays import convert_array, read_array
+from pm_psyphy.common.arrays import convert_array, read_array
+from pm_psyphy.common.row_function import RUN_ONCE
 from pm_psyphy.psychophysics.covariances import check_covariances
 from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
 from pm_psyphy.psychophysics.tasks import add_lapses
 from pm_psyphy.psychophysics.tensor import as_tensor, pt
 from pm_psyphy.psychophysics.trials import Trials
-from pm_psyphy.rows import RUN_ONCE
 
 
 def simulate_trials(

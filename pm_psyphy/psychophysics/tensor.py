@@ -12,8 +12,8 @@ from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.type import TensorType
 
-from pm_psyphy.arrays import convert_array, read_array
-from pm_psyphy.rows import RUN_ONCE
+from pm_psyphy.common.arrays import convert_array, read_array
+from pm_psyphy.common.row_function import RUN_ONCE
 
 pt: Any = pytensor.tensor
 grad: Any = pytensor.grad

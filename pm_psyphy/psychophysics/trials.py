@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pm_psyphy.arrays import convert_array, read_array
+from pm_psyphy.common.arrays import convert_array, read_array
 from pm_psyphy.psychophysics.archive import read_archive
 from pm_psyphy.psychophysics.columns import as_plain, code_responses, read_column
 from pm_psyphy.psychophysics.csv_file import check_decimals, explain_text, name_lines, pick_columns, read_csv_file

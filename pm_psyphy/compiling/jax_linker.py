@@ -1,0 +1,437 @@
+"""A PyTensor graph in; a JAX function of the same inputs comes out, with host callbacks for ops that JAX lacks."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytensor
+from pytensor.compile.builders import OpFromGraph
+from pytensor.compile.mode import get_mode
+from pytensor.graph.basic import Constant
+from pytensor.graph.fg import FunctionGraph
+from pytensor.graph.rewriting.utils import rewrite_graph
+from pytensor.graph.traversal import graph_inputs
+from pytensor.link.utils import fgraph_to_python
+from pytensor.scalar.math import PolyGamma, Softplus
+from pytensor.tensor.basic import AllocEmpty, ARange
+from pytensor.tensor.blockwise import Blockwise
+from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
+from pytensor.tensor.math import Dot
+from pytensor.tensor.shape import Shape, Shape_i
+from pytensor.tensor.subtensor import AdvancedIncSubtensor, BaseSubtensor, IncSubtensor
+from pytensor.tensor.type import TensorType
+
+from pm_psyphy.common.row_function import RUN_ONCE, RowFunction
+from pm_psyphy.compiling.model_graph import Tensor, name_op
+
+# A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
+ROWS_OF_BLOCK = 1024
+# How ops failed on the host, the latest time.
+HOST_FAILURES: dict[str, str] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class IndexLimit:
+    """An index into an axis of known length: JAX takes the last element for one beyond it, where NumPy raises."""
+
+    names: tuple[str, ...]
+    """Of the data that the index is, or is computed from."""
+    length: int
+    find: Callable[[Mapping[str, Any]], Any]
+    """Returns the index, of data by name."""
+
+
+class OpNotInJAX(NotImplementedError):
+    """An op could not be translated; `op` is its name."""
+
+    def __init__(self, op: str, cause: Exception):
+        super().__init__(f"{op}: {type(cause).__name__}: {cause}")
+        self.op = op
+
+
+def translate(
+    inputs: Sequence[Tensor],
+    outputs: Sequence[Tensor],
+    *,
+    check_bounds: bool = True,
+    on_host: set[str] | None = None,
+    index_limits: list[IndexLimit] | None = None,
+) -> Callable:
+    """Translate a graph into a JAX function, rewritten by PyTensor's JAX mode first.
+
+    Parameters
+    ----------
+    inputs, outputs : sequence of Tensor
+    check_bounds : bool
+        Whether parameters outside their domain give a log probability of -inf, as `pm.Model(check_bounds=True)` says.
+    on_host : set of str, optional
+        Given, ops without a JAX translation run on the host through ``jax.pure_callback``, and their names are added
+        to this set when the function is traced.
+    index_limits : list of IndexLimit, optional
+        Given, it receives, when the function is traced, what indexes an axis: data, or what follows from data alone.
+
+    Returns
+    -------
+    callable
+        Takes the inputs' values, returns a tuple of the outputs'.
+
+    Raises
+    ------
+    OpNotInJAX
+        Here or when the result is traced, if `on_host` is None.
+    """
+    from pytensor.link.jax.dispatch.basic import jax_funcify
+
+    fgraph = FunctionGraph(list(inputs), list(outputs), clone=True)
+    # Left alone, PyMC's parameter checks are dropped by JAX, and a negative sigma gives NaN instead of -inf.
+    checks = "local_check_parameter_to_ninf_switch" if check_bounds else "local_remove_check_parameter"
+    mode = get_mode("JAX").including(checks)
+    with keep_quiet():
+        mode.optimizer.rewrite(fgraph)
+
+    def convert(op, node: Any, **kwargs) -> Callable:
+        def fall_back(error: Exception) -> Callable:
+            if on_host is None:
+                raise OpNotInJAX(name_op(op), error) from error
+            on_host.add(name_op(op))
+            return _run_on_host(node)
+
+        try:
+            in_jax = _find_own(node) or jax_funcify(op, node=node, **kwargs)
+            if isinstance(op, RowFunction):
+                in_jax = _run_rows(in_jax, jax_funcify(op.scales))
+        except Exception as error:
+            return fall_back(error)
+
+        def run(*args):
+            if index_limits is not None:
+                _note_limits(node, args, fgraph, index_limits)
+            args = _as_floats(args, node)
+            try:
+                results = _compute_now(in_jax, args) if _is_known(node, args) else in_jax(*args)
+            except Exception as error:
+                results = fall_back(error)(*args)
+            return _as_declared(results, node)
+
+        return run
+
+    with keep_quiet():
+        return fgraph_to_python(fgraph, convert, type_conversion_fn=_typify)
+
+
+@contextmanager
+def keep_quiet() -> Iterator[None]:
+    """Keep to PyTensor what it says of rewrites that do not apply, and of assertions, which have no place in JAX."""
+    logger = logging.getLogger("pytensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytensor")
+            warnings.filterwarnings("ignore", message="Skipping .* Op .assertion")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _find_own(node: Any) -> Callable | None:
+    """Return a translation of ours that knows more or takes less time than PyTensor's, if there is one."""
+    import jax
+
+    if isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Softplus):
+        return _softplus
+    if isinstance(node.op, Shape):
+        return lambda x: np.array(np.shape(x), np.int64)
+    if isinstance(node.op, Shape_i):
+        return lambda x: np.int64(np.shape(x)[node.op.i])
+    if isinstance(node.op, ARange):
+        # PyTensor's wants constants, or shapes themselves.
+        return lambda *bounds: np.arange(*map(int, bounds), dtype=node.op.dtype)
+    if isinstance(node.op, AllocEmpty):
+        return lambda *shape: jax.numpy.zeros(tuple(map(int, shape)), node.op.dtype)
+    return _multiply_transposed if _is_transposed_times_column(node) else None
+
+
+def _is_known(node: Any, args: Sequence[Any]) -> bool:
+    """Whether integers are computed of what is known already when JAX traces, such as lengths."""
+    from jax.core import Tracer
+
+    are_integers = all(str(getattr(v, "dtype", "")).startswith(("int", "uint", "bool")) for v in node.outputs)
+    return are_integers and not any(isinstance(arg, Tracer) for arg in args)
+
+
+def _compute_now(function: Callable, args: Sequence[Any]) -> Any:
+    """Compute when JAX traces. The results are NumPy's, for what is done to arrays of JAX's own is traced."""
+    import jax
+
+    with jax.ensure_compile_time_eval():
+        return jax.tree.map(np.asarray, function(*args))
+
+
+def _as_floats(args: Sequence[Any], node: Any) -> list[Any]:
+    """Give integers to functions of floats in the type that PyTensor declares for the result.
+
+    JAX takes the logarithm of an int32 in float32, and that of an int64 in float64.
+    """
+    import jax
+
+    gives_floats = any(str(getattr(v, "dtype", "")).startswith("float") for v in node.outputs)
+    if not gives_floats or not isinstance(node.op, Elemwise | CAReduce | Blockwise | Dot | OpFromGraph):
+        return list(args)
+    if isinstance(getattr(node.op, "scalar_op", None), PolyGamma):
+        return list(args)  # its order is an integer in JAX, too
+    # What an op with a graph inside does with its integers is not known here.
+    inside = isinstance(node.op, OpFromGraph)
+    dtype = jax.dtypes.canonicalize_dtype("int64" if inside else node.outputs[0].dtype)
+
+    def convert(arg: Any, variable: Any) -> Any:
+        declared = str(getattr(variable, "dtype", ""))
+        is_integer = declared.startswith(("int", "uint"))
+        if not is_integer or not isinstance(arg, jax.Array | np.ndarray | np.generic) or arg.dtype.kind not in "iu":
+            return arg
+        return arg if inside and arg.dtype.itemsize == 8 else arg.astype(dtype)
+
+    return [convert(arg, variable) for arg, variable in zip(args, node.inputs, strict=True)]
+
+
+def _softplus(x):
+    """Return log(1 + exp(x)), to two units in the last place, in a third of the time a logarithm of XLA's takes."""
+    import jax.numpy as jnp
+
+    small = jnp.exp(-jnp.abs(x))
+    # log(1 + e) = 2 artanh(e / (2 + e)); its series' terms fall by 9 each.
+    ratio = small / (2 + small)
+    n_terms = int(np.ceil(-np.log(jnp.finfo(small.dtype).eps) / np.log(9)))
+    series = jnp.zeros_like(ratio)
+    for k in reversed(range(n_terms)):
+        series = series * ratio**2 + 1 / (2 * k + 1)
+    # JAX takes the derivative of |x| at 0 to be 1.
+    return jnp.where(x >= 0, x, 0) + 2 * ratio * series
+
+
+def _is_transposed_times_column(node: Any) -> bool:
+    if not isinstance(node.op, Dot):
+        return False
+    matrix, column = node.inputs
+    transpose = matrix.owner.op if matrix.owner is not None else None
+    is_transposed = isinstance(transpose, DimShuffle) and transpose.new_order == (1, 0)
+    return is_transposed and column.type.ndim == 2 and column.type.shape[1] == 1
+
+
+def _multiply_transposed(matrix: Any, column: Any) -> Any:
+    """Multiply x.T by a column, as every regression's gradient does, so that XLA reads x by its rows."""
+    return (column.T @ matrix.T).T
+
+
+def _run_rows(function: Callable[..., Sequence[Any]], find_scales: Callable) -> Callable:
+    """Wrap a row function, so that it runs in blocks, and a Hessian differentiates it once for all its directions."""
+    import jax
+    import jax.numpy as jnp
+
+    blocked = _run_in_blocks(function)
+
+    @jax.custom_batching.custom_vmap
+    def run_once(*vectors):
+        return blocked(*vectors)
+
+    @run_once.def_vmap
+    def run_batch(n_batch, is_batched, *vectors):
+        """Run the rows of a batch as one long column, in blocks that are no larger than before."""
+        stacks = [
+            v if batched else jnp.broadcast_to(v, (n_batch, *v.shape))
+            for v, batched in zip(vectors, is_batched, strict=True)
+        ]
+        results = run_once(*(stack.reshape(-1) for stack in stacks))
+        return [r.reshape(n_batch, -1) for r in results], [True] * len(results)
+
+    @jax.custom_jvp
+    def run(*vectors):
+        return run_once(*vectors)
+
+    def differentiate(*rows):
+        """Return value and derivatives, (1 + n, N), and second derivatives, (n, n, N)."""
+        n, dtype = len(rows), rows[0].dtype
+        steps = jnp.finfo(dtype).eps ** (1 / 3) * jnp.stack(find_scales(*rows))
+        # The function is compiled once: for the row itself, and for one step up and down from each input.
+        shifts = jnp.concatenate([jnp.zeros((1, n), dtype), jnp.eye(n, dtype=dtype), -jnp.eye(n, dtype=dtype)])
+        found = jax.lax.map(lambda e: jnp.stack(function(*(jnp.stack(rows) + e[:, None] * steps))), shifts)
+        up, down = found[1 : n + 1, 1:], found[n + 1 :, 1:]
+        return found[0], jnp.moveaxis(up - down, 0, 1) / (2 * steps)
+
+    twice = _run_in_blocks(differentiate)
+
+    @run.defjvp
+    def run_along(vectors, tangents):
+        found, second = twice(*vectors)
+        # Written out, since a product of small matrices for each row is slow.
+        changes = [sum(entry * d for entry, d in zip(row, tangents, strict=True)) for row in (found[1:], *second)]
+        return list(found), changes
+
+    return run
+
+
+def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
+    """Wrap a function of arrays (N,), to arrays (..., N), so that it takes them in blocks that fit a cache."""
+    import jax
+    import jax.numpy as jnp
+
+    def run(*vectors):
+        n = vectors[0].shape[0]
+        if n <= ROWS_OF_BLOCK:
+            return list(function(*vectors))
+        n_blocks = -(-n // ROWS_OF_BLOCK)
+        size = -(-n // n_blocks)
+        # Copies of the last row fill the last block: they are as finite as that is.
+        blocks = [jnp.pad(v, (0, n_blocks * size - n), mode="edge").reshape(n_blocks, size) for v in vectors]
+        results = jax.lax.map(lambda rows: tuple(function(*rows)), blocks)
+        joined = [jnp.moveaxis(r, 0, -2) for r in results]
+        return [r.reshape(*r.shape[:-2], -1)[..., :n] for r in joined]
+
+    return run
+
+
+def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: list[IndexLimit]) -> None:
+    """Note what indexes the axes of a node's first input, unless it is known here to be in range."""
+    from jax.core import Tracer
+
+    if not isinstance(node.op, BaseSubtensor):
+        return
+    n_operands = 2 if isinstance(node.op, IncSubtensor | AdvancedIncSubtensor) else 1
+    for axis, entry in enumerate(node.op.idx_list):
+        if not isinstance(entry, int):
+            continue
+        variable, index, length = node.inputs[n_operands + entry], args[n_operands + entry], np.shape(args[0])[axis]
+        if not str(getattr(variable, "dtype", "")).startswith(("int", "uint")):
+            continue
+        if not isinstance(index, Tracer):
+            values = np.asarray(index)
+            if np.any((values >= length) | (values < -length)):
+                limits.append(IndexLimit((), length, lambda _, values=values: values))
+        elif (found := _find_index(variable, fgraph)) is not None:
+            limits.append(IndexLimit(found[0], length, found[1]))
+
+
+def _find_index(variable: Any, fgraph: FunctionGraph) -> tuple[tuple[str, ...], Callable] | None:
+    """Return how an index follows from inputs, and the names of these; None if it depends on more."""
+    if variable in fgraph.inputs and variable.name:
+        return (variable.name,), lambda data: data[variable.name]
+    inputs: list[Any] = [v for v in graph_inputs([variable]) if not isinstance(v, Constant)]
+    if any(not v.name or not isinstance(v.type, TensorType) for v in inputs):
+        return None
+    compiled: list[Callable] = []
+
+    def find(data: Mapping[str, Any]) -> Any:
+        if not compiled:
+            compiled.append(pytensor.function(inputs, variable, mode=RUN_ONCE, on_unused_input="ignore"))
+        return compiled[0](*(np.asarray(data[v.name]) for v in inputs))
+
+    return tuple(v.name for v in inputs), find
+
+
+def _typify(value: Any, **kwargs) -> Any:
+    """Give a constant to JAX with its own type: a Python float would let float32 partners win."""
+    import jax
+    from pytensor.link.jax.dispatch.basic import jax_typify
+
+    if isinstance(value, np.ndarray) and value.ndim:
+        return jax.device_put(value)
+    return value if isinstance(value, np.ndarray) and value.dtype.kind == "f" else jax_typify(value, **kwargs)
+
+
+def _as_declared(results: Any, node: Any) -> Any:
+    """Keep floats in the type that PyTensor declares for them; JAX's promotion may choose a smaller one."""
+    import jax
+
+    compares_floats = any(str(getattr(v, "dtype", "")).startswith("float") for v in node.inputs)
+
+    def cast(result, variable):
+        if not isinstance(result, jax.Array):
+            return result
+        if variable.dtype == "bool" and result.ndim and compares_floats:
+            # XLA may compute a comparison twice, fused into two kernels that round differently: a gradient then takes
+            # both sides of a clip at once. Behind the barrier there is one mask for all.
+            return jax.lax.optimization_barrier(result)
+        if not variable.dtype.startswith("float"):
+            return result
+        dtype = jax.dtypes.canonicalize_dtype(variable.dtype)
+        return result if result.dtype == dtype and not result.weak_type else jax.lax.convert_element_type(result, dtype)
+
+    if len(node.outputs) > 1:
+        return [cast(r, v) if isinstance(v.type, TensorType) else r for r, v in zip(results, node.outputs, strict=True)]
+    return cast(results, node.outputs[0]) if isinstance(node.outputs[0].type, TensorType) else results
+
+
+def _run_on_host(node: Any) -> Callable:
+    """Wrap one node, compiled by PyTensor, in a callback whose output shapes follow from its input shapes."""
+    import jax
+
+    free = [i for i, v in enumerate(node.inputs) if not isinstance(v, Constant)]
+    if not all(isinstance(v.type, TensorType) for v in [*(node.inputs[i] for i in free), *node.outputs]):
+        raise NotImplementedError(f"{node.op} has inputs or outputs that are not arrays.")
+    compiled: list[Callable] = []
+
+    def call(shapes, *values):
+        if not compiled:
+            inputs = {i: node.inputs[i].type() for i in free}
+            outputs = _rebuild(node, inputs)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message="Numba will use object mode")
+                # Scalar functions need a compiler to be fast; ops on whole arrays are NumPy's and SciPy's already, and
+                # some take minutes to compile.
+                mode = None if isinstance(node.op, Elemwise) else RUN_ONCE
+                compiled.append(pytensor.function(list(inputs.values()), outputs, mode, on_unused_input="ignore"))
+        arrays = [np.array(v, node.inputs[i].dtype) for i, v in zip(free, values, strict=True)]
+        try:
+            results = compiled[0](*arrays)
+        except Exception as error:
+            # A search may come to where an op of the user's own, such as a solver, fails: no density is there.
+            HOST_FAILURES[name_op(node.op)] = f"{type(error).__name__}: {error}".partition("\n")[0]
+            results = [np.full(s.shape, np.nan) for s in shapes]
+        return tuple(np.asarray(r, s.dtype).reshape(s.shape) for r, s in zip(results, shapes, strict=True))
+
+    def on_host(*args):
+        inputs = {i: TensorType(node.inputs[i].dtype, shape=np.shape(args[i]))() for i in free}
+        outputs = _rebuild(node, inputs)
+        try:
+            known = [_static_shape(v) for v in outputs]
+        except NotImplementedError:
+            known = _try_shapes(node, inputs)
+        shapes = tuple(
+            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(v.dtype))
+            for shape, v in zip(known, outputs, strict=True)
+        )
+        arrays = (args[i] for i in free)
+        results = jax.pure_callback(partial(call, shapes), shapes, *arrays, vmap_method="sequential")
+        return results if len(results) > 1 else results[0]
+
+    return on_host
+
+
+def _try_shapes(node: Any, inputs: dict[int, Tensor]) -> list[tuple[int, ...]]:
+    """Return the shapes that an op of the user's own, which does not tell them, gives of ones.
+
+    Of PyTensor's own ops, those that do not tell have shapes that depend on values.
+    """
+    if type(node.op).__module__.startswith("pytensor."):
+        raise NotImplementedError(f"{node.op} has an output whose shape depends on values.")
+    ones = [inputs[i].type.filter(np.ones(inputs[i].type.shape, inputs[i].dtype)) for i in inputs]
+    function: Any = pytensor.function(list(inputs.values()), _rebuild(node, inputs), RUN_ONCE, on_unused_input="ignore")
+    return [np.shape(result) for result in function(*ones)]
+
+
+def _rebuild(node: Any, inputs: dict[int, Tensor]) -> list[Tensor]:
+    return node.clone_with_new_inputs([inputs.get(i, v) for i, v in enumerate(node.inputs)], strict=False).outputs
+
+
+def _static_shape(variable: Tensor) -> tuple[int, ...]:
+    if None not in variable.type.shape:
+        return variable.type.shape
+    shape = rewrite_graph(variable.shape, include=("canonicalize", "ShapeOpt"), clone=True)
+    if not isinstance(shape, Constant):
+        raise NotImplementedError(f"{variable.owner.op} has an output whose shape depends on values.")
+    return tuple(int(n) for n in shape.data)

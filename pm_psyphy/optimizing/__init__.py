@@ -1,0 +1,1 @@
+"""An Objective and an optax transformation in; where searches for its minimum ended comes out."""

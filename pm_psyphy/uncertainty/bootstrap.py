@@ -1,0 +1,192 @@
+"""A fit in; the estimates of resampled or simulated data come out, fitted all at once."""
+
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pymc as pm
+import pytensor
+import xarray as xr
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.replace import clone_replace
+from pytensor.graph.traversal import graph_inputs
+from pytensor.tensor.type import TensorType
+
+from pm_psyphy.compiling.devices import compute_plainly
+from pm_psyphy.compiling.from_model import change_density, count_rows, find_observed
+from pm_psyphy.compiling.row_weights import WEIGHTS, find_row_dim
+from pm_psyphy.fitting.find_map import find_map
+from pm_psyphy.optimizing.status import Status
+from pm_psyphy.results.draws import Draws
+from pm_psyphy.results.map_result import MAPResult
+from pm_psyphy.uncertainty.laplace import approximate, check_fit
+from pm_psyphy.uncertainty.refit_from_mode import refit
+
+# In standard errors. Those of a thousand data sets err by 0.02 themselves.
+TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Bootstrap(Draws):
+    """Estimates of n bootstrap data sets: a mapping from the model's names to arrays, (n, ...).
+
+    Attributes
+    ----------
+    fit : MAPResult
+        Of the original data.
+    loss : ndarray, (n,)
+    status : tuple of Status
+        How each fit ended.
+    n_steps : ndarray, (n,)
+    """
+
+    fit: MAPResult
+    loss: np.ndarray
+    status: tuple[Status, ...]
+    n_steps: np.ndarray
+
+    @property
+    def standard_errors(self) -> dict[str, np.ndarray]:
+        """Standard deviations over the data sets."""
+        return {name: values.std(axis=0, ddof=1) for name, values in self.items()}
+
+    def __repr__(self) -> str:
+        converged = sum(status is Status.CONVERGED for status in self.status)
+        return f"Bootstrap: {self.n_draws:,} data sets, {converged:,} fits converged, of {', '.join(self)}"
+
+    def to_datatree(self, *, log_likelihood: bool = False) -> xr.DataTree:
+        """Return the estimates as a DataTree.
+
+        Parameters
+        ----------
+        log_likelihood : bool
+            Add the log likelihood of the original data under each estimate.
+
+        Returns
+        -------
+        xarray.DataTree
+            Groups as `Draws.to_datatree`, with a dim ``bootstrap`` in place of chains and draws.
+        """
+        groups = self.describe_along("bootstrap", log_likelihood=log_likelihood)
+        groups["fit"] = xr.Dataset(
+            {
+                "loss": ("bootstrap", self.loss),
+                "status": ("bootstrap", [str(status) for status in self.status]),
+                "n_steps": ("bootstrap", self.n_steps),
+            }
+        )
+        return xr.DataTree.from_dict(groups)
+
+
+@compute_plainly
+def bootstrap(
+    fit: MAPResult | pm.Model,
+    *,
+    n: int = 120,
+    dim: str | None = None,
+    method: str = "resample",
+    strata: Any = None,
+    random_seed: Any = None,
+    progressbar: bool = True,
+) -> Bootstrap:
+    """Fit a model again to data sets that are resampled or simulated, all in one compiled program.
+
+    Each fit begins at the original estimate, in coordinates in which its Hessian is the identity, so that it takes a
+    few steps. It ends about a hundredth of a standard error from its optimum.
+
+    Parameters
+    ----------
+    fit : MAPResult or pm.Model
+        Converged; a model is fitted first.
+    n : int
+        How many data sets.
+    dim : str, optional
+        Along which rows are drawn with replacement: a dim of observed variables, and of no parameter. Default: the one
+        that these have.
+    method : {"resample", "parametric"}
+        ``"parametric"``: responses are drawn from the model at the estimate, and the rest stays as it is.
+    strata : array, (N,), optional
+        Rows are drawn only from those with the same label, as of a condition or an observer.
+    random_seed : int or numpy.random.Generator, optional
+    progressbar : bool
+
+    Returns
+    -------
+    Bootstrap
+
+    Raises
+    ------
+    ValueError
+        If the fit did not converge, a setting is out of range, or no observed variable has the dim.
+
+    References
+    ----------
+    Efron and Tibshirani (1993), An Introduction to the Bootstrap.
+    """
+    if isinstance(fit, pm.Model):
+        fit = find_map(fit, progressbar=False)
+    check_fit(fit)
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise ValueError(f"n is {n!r}. Pass a whole number of at least 1.")
+    if method not in ("resample", "parametric"):
+        raise ValueError(f"method is {method!r}. Pass 'resample' or 'parametric'.")
+    rng = np.random.default_rng(random_seed)
+    objective = fit.objective
+    if method == "resample":
+        dim = dim or find_row_dim(objective.model, "dim")
+        take = _resample(count_rows(objective, dim), n, strata, rng)
+        objective = change_density(objective, weighted_dim=dim)
+    else:
+        take = _simulate(fit, n, rng)
+    near = approximate(objective, fit.unconstrained)
+    found = refit(near, take, n, tolerance=TOLERANCE, progressbar=progressbar)
+    failed = [i for i, status in enumerate(found.status) if status not in (Status.CONVERGED, Status.STALLED)]
+    if failed:
+        warnings.warn(
+            f"{len(failed)} of {n} fits did not converge ({_count(found.status[failed])}), the first of them number "
+            f"{failed[0]}. The standard errors are of all fits; see `status`.",
+            stacklevel=3,
+        )
+    return Bootstrap(fit.objective, found.params, fit, found.loss, tuple(found.status), found.n_steps)
+
+
+def _count(status: Iterable[Any]) -> str:
+    return ", ".join(f"{n} {name}" for name, n in Counter(map(str, status)).items())
+
+
+def _resample(length: int, n: int, strata: Any, rng: Any) -> Callable[[np.ndarray], dict]:
+    """Return the function that draws rows with replacement: how often each is in a data set is its weight."""
+    labels = np.zeros(length, int) if strata is None else np.asarray(strata)
+    if labels.shape != (length,):
+        raise ValueError(f"strata has shape {labels.shape}. Pass a label for each of the {length} rows.")
+    counts = np.empty((n, length), pytensor.config.floatX)
+    for label in np.unique(labels):
+        (members,) = np.nonzero(labels == label)
+        counts[:, members] = rng.multinomial(len(members), np.full(len(members), 1 / len(members)), size=n)
+    return lambda i: {WEIGHTS: counts[i]}
+
+
+def _simulate(fit: MAPResult, n: int, rng: Any) -> Callable[[np.ndarray], dict]:
+    """Return the function that takes data sets whose responses were drawn at the estimate."""
+    objective, model = fit.objective, fit.objective.model
+    observed = find_observed(objective)
+    missing = [rv.name for rv in model.observed_RVs if rv.name not in observed]
+    if missing:
+        raise ValueError(f"The data of {', '.join(missing)} are computed, not given, and cannot be simulated.")
+    values = objective.constrain(fit.unconstrained, [rv.name for rv in model.free_RVs])
+    known = pm.do(model, {name: np.asarray(value) for name, value in values.items()})
+    # Covariates and lengths are those of the fit, whatever the model holds now.
+    held = {v.name: objective.data[name] for name, v in objective.program.graph.sources.items() if v.name}
+    outputs = [known[name] for name in observed]
+    own = {v: v.type.constant_type(v.type, np.asarray(held[v.name])) for v in _find_shared(outputs) if v.name in held}
+    outputs = clone_replace(outputs, own, rebuild_strict=False)
+    drawn = pm.draw(outputs, draws=n, random_seed=rng)
+    stacks = {ours: np.asarray(draws) for ours, draws in zip(observed.values(), drawn, strict=True)}
+    return lambda i: {name: stack[i].astype(objective.data[name].dtype) for name, stack in stacks.items()}
+
+
+def _find_shared(outputs: list[Any]) -> list[Any]:
+    return [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable) and isinstance(v.type, TensorType)]

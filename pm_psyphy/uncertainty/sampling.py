@@ -1,0 +1,254 @@
+"""A fit in; draws of the posterior by NUTS, in the coordinates of its Laplace approximation, come out."""
+
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from rich.progress import Progress
+
+from pm_psyphy.compiling.devices import compute_plainly, count_cores
+from pm_psyphy.compiling.flat_parameters import Layout, find_layout
+from pm_psyphy.compiling.model_graph import OWN
+from pm_psyphy.compiling.program import Program
+from pm_psyphy.results.draws import Draws
+from pm_psyphy.results.map_result import MAPResult
+from pm_psyphy.rows.memory_blocks import find_place
+from pm_psyphy.uncertainty.hessian_spectrum import LowRankFactor
+from pm_psyphy.uncertainty.laplace import Gaussian, LaplacePosterior, add_jacobian, approximate, check_fit
+from pm_psyphy.uncertainty.refit_from_mode import FACTOR, MODE, WHITENED, whiten
+from pm_psyphy.uncertainty.rotations import log_orbit_density
+
+# So many draws are made between two looks at the progress bar.
+DRAWS_OF_CHUNK = 100
+FLAT = f"{OWN}flat directions"
+# By PyMC's names.
+STATS = {
+    "acceptance_rate": "acceptance_rate",
+    "diverging": "is_divergent",
+    "energy": "energy",
+    "n_steps": "num_integration_steps",
+    "tree_depth": "num_trajectory_expansions",
+}
+
+
+@compute_plainly
+def sample(
+    fit: MAPResult | LaplacePosterior,
+    *,
+    draws: int = 1000,
+    tune: int = 500,
+    chains: int = 4,
+    target_accept: float = 0.8,
+    init: str = "laplace",
+    random_seed: Any = None,
+    progressbar: bool = True,
+) -> xr.DataTree:
+    """Sample the posterior by NUTS, from a fit.
+
+    BlackJAX's NUTS runs on the compiled density, in coordinates of the Laplace approximation at the mode, in which
+    the posterior is about a standard normal. So little is left to tune: the step size, and a diagonal metric.
+
+    The rotations of a Wishart process's weights, which change no covariance, are not walked along: the chains stay on
+    a plane across them, on which each point counts for as much as the rotations of it do. What does not depend on the
+    rotation, as covariances, thresholds and all predictions, has the posterior of `pm.sample`, and the weights are all
+    rotated like those of the fit.
+
+    Parameters
+    ----------
+    fit : MAPResult or LaplacePosterior
+        Converged.
+    draws, tune : int
+        Of each chain, after and before it is tuned.
+    chains : int
+    target_accept : float
+        In (0, 1); larger is slower, with fewer divergences.
+    init : {"laplace", "pathfinder"}
+        Where chains begin: at draws of the Laplace approximation, or of a variational one that Pathfinder finds from
+        there.
+    random_seed : int or numpy.random.Generator, optional
+    progressbar : bool
+
+    Returns
+    -------
+    xarray.DataTree
+        As of `pm.sample`: groups ``posterior``, ``sample_stats``, ``observed_data``, ``constant_data``, and
+        ``unconstrained_posterior``.
+
+    Raises
+    ------
+    ImportError
+        If BlackJAX is not installed.
+    ValueError
+        If the fit did not converge or has no mode near it, or a setting is out of range.
+
+    References
+    ----------
+    Hoffman and Gelman (2014), The No-U-Turn Sampler. Zhang, Carpenter, Gelman and Vehtari (2022), Pathfinder.
+    """
+    _check_settings(draws, tune, chains, target_accept, init)
+    blackjax = _import_blackjax()
+    near = _find_gaussian(fit)
+    layout = find_layout(near.mode)
+    across, flat = _span(near)
+    whitened = whiten(near.objective, layout, near.mode, across)
+    data = whitened.data | {FLAT: flat.astype(whitened.data[MODE].dtype)}
+    settings = target_accept, init, near.rotating if near.n_flat else ()
+    run_tuning, run_draws = whitened.program.remember(
+        ("nuts", *settings), lambda: _compile(blackjax, whitened.program, layout, *settings)
+    )
+    rng = np.random.default_rng(random_seed)
+    keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), chains)
+    origins = jnp.asarray(rng.standard_normal((chains, across.shape[1])), data[MODE].dtype)
+    # A loop of XLA runs on one core of a CPU, so each core gets a loop, of as many chains as the others.
+    cores = count_cores() if find_place(near.objective).platform == "cpu" else 1
+    groups = np.split(np.arange(chains), max(n for n in range(1, cores + 1) if chains % n == 0))
+    stop = threading.Event()
+
+    @compute_plainly
+    def walk(group: np.ndarray, tell: Callable[[int], None]) -> Any:
+        chunk_keys = jax.vmap(lambda key: jax.random.split(key, 1 + -(-draws // DRAWS_OF_CHUNK)))(keys[group])
+        state, tuned = jax.block_until_ready(run_tuning(chunk_keys[:, 0], origins[group], data, tune))
+        tell(tune * len(group))
+        chunks = []
+        for i, begin in enumerate(range(0, draws, DRAWS_OF_CHUNK)):
+            if stop.is_set():
+                break
+            length = min(DRAWS_OF_CHUNK, draws - begin)
+            state, found = run_draws(chunk_keys[:, i + 1], state, tuned, data, length)
+            chunks.append(jax.tree.map(np.asarray, found))
+            tell(length * len(group))
+        positions, stats = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
+        return positions, stats | {"step_size": np.repeat(np.asarray(tuned["step_size"])[:, None], draws, axis=1)}
+
+    with Progress(transient=True, disable=not progressbar) as bar, ThreadPoolExecutor(cores) as pool:
+        task = bar.add_task("sampling", total=chains * (tune + draws))
+        try:
+            found = list(pool.map(lambda group: walk(group, lambda n: bar.advance(task, n)), groups))
+        finally:
+            stop.set()
+    positions, stats = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    _warn_of_divergences(stats["diverging"])
+    vectors = layout.join(near.mode) + np.asarray(across @ positions.reshape(chains * draws, -1).T).T
+    return _describe(Draws(near.objective, layout.split(vectors), n_chains=chains), stats)
+
+
+def _describe(posterior: Draws, stats: dict[str, np.ndarray]) -> xr.DataTree:
+    """Return draws as a DataTree, with the sampler's statistics, each (chain, draw)."""
+    chains, draws = stats["lp"].shape
+    coords = {"chain": np.arange(chains), "draw": np.arange(draws)}
+    arrays = {name: (("chain", "draw"), values) for name, values in stats.items()}
+    tree = posterior.to_datatree()
+    tree["sample_stats"] = xr.DataTree(xr.Dataset(arrays, coords=coords))
+    return tree
+
+
+def _compile(
+    blackjax: Any, program: Program, layout: Layout, target_accept: float, init: str, rotating: tuple[str, ...]
+) -> tuple[Callable, Callable]:
+    """Return the functions that tune chains and that draw from them, all with a leading axis for the chains."""
+
+    @jax.custom_vjp
+    def loss(position, data):
+        return program.value({WHITENED: position}, data, None)
+
+    def run_forward(position, data):
+        value, grads = program.value_and_grad({WHITENED: position}, data, None)
+        return value, grads[WHITENED]
+
+    # The gradient is the program's own, which may be PyTensor's.
+    loss.defvjp(run_forward, lambda gradient, cotangent: (cotangent * gradient, None))
+
+    def make_log_density(data):
+        def log_density(position):
+            density = -loss(position, data)
+            if not rotating:
+                return density
+            params = layout.split(data[MODE] + data[FACTOR] @ position)
+            return density + log_orbit_density(params, rotating, layout, data[FLAT])
+
+        return log_density
+
+    def tune(key, origin, data, n):
+        log_density, (init_key, key) = make_log_density(data), jax.random.split(key)
+        # At the mode the density is finite.
+        origin = jax.lax.while_loop(lambda y: ~jnp.isfinite(log_density(y)), lambda y: y / 2, origin)
+        if init == "pathfinder":
+            found, _ = blackjax.vi.pathfinder.approximate(init_key, log_density, origin)
+            origin = blackjax.vi.pathfinder.sample(init_key, found)[0]
+        adaptation = blackjax.window_adaptation(
+            blackjax.nuts, log_density, target_acceptance_rate=target_accept, adaptation_info_fn=lambda *_: None
+        )
+        (state, tuned), _ = adaptation.run(key, origin, n)
+        return state, tuned
+
+    def draw(key, state, tuned, data, n):
+        kernel = blackjax.nuts(make_log_density(data), **tuned)
+
+        def advance(state, key):
+            state, info = kernel.step(key, state)
+            stats = {ours: getattr(info, theirs) for ours, theirs in STATS.items()}
+            return state, (state.position, stats | {"lp": state.logdensity})
+
+        return jax.lax.scan(advance, state, jax.random.split(key, n))
+
+    tune_all = jax.jit(
+        lambda keys, origins, data, n: jax.vmap(lambda k, o: tune(k, o, data, n))(keys, origins), static_argnums=3
+    )
+    draw_all = jax.jit(
+        lambda keys, states, tuned, data, n: jax.vmap(lambda k, s, t: draw(k, s, t, data, n))(keys, states, tuned),
+        static_argnums=4,
+    )
+    return tune_all, draw_all
+
+
+def _find_gaussian(fit: Any) -> Gaussian:
+    if isinstance(fit, LaplacePosterior):
+        return fit
+    check_fit(fit)
+    return approximate(add_jacobian(fit.objective), fit.unconstrained)
+
+
+def _span(near: Gaussian) -> tuple[Any, np.ndarray]:
+    """Return the factor of the coordinates, and the flat directions that they leave out, (P, k)."""
+    if near.rotating or not near.n_flat:
+        return near.factor, near.flat
+    if isinstance(near.factor, LowRankFactor):
+        raise ValueError(
+            f"{near.n_flat} directions of {len(near.flat):,} parameters change nothing at the mode. Give each a prior."
+        )
+    # What is flat for another reason has bounds somewhere, and is walked along.
+    return np.concatenate([near.factor, near.flat], axis=1), near.flat[:, :0]
+
+
+def _import_blackjax() -> Any:
+    try:
+        import blackjax
+        import blackjax.vi.pathfinder
+    except ImportError as error:
+        raise ImportError("sample needs BlackJAX. Install it: pip install 'pm_psyphy[nuts]'.") from error
+    return blackjax
+
+
+def _check_settings(draws: int, tune: int, chains: int, target_accept: float, init: str) -> None:
+    for name, number, least in (("draws", draws, 1), ("tune", tune, 20), ("chains", chains, 1)):
+        if not isinstance(number, int | np.integer) or number < least:
+            raise ValueError(f"{name} is {number!r}. Pass a whole number of at least {least}.")
+    if not 0 < target_accept < 1:
+        raise ValueError(f"target_accept is {target_accept}. Pass a number between 0 and 1.")
+    if init not in ("laplace", "pathfinder"):
+        raise ValueError(f"init is {init!r}. Pass 'laplace' or 'pathfinder'.")
+
+
+def _warn_of_divergences(diverging: np.ndarray) -> None:
+    if diverging.any():
+        warnings.warn(
+            f"{diverging.sum():,} of {diverging.size:,} draws diverged: some of the posterior was not reached. Raise "
+            "target_accept, or declare the model's scales otherwise.",
+            stacklevel=3,
+        )
