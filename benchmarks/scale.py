@@ -199,13 +199,13 @@ def measure_stream(n: int) -> dict[str, float]:
             line = pm.Normal("level", 0, 3) + pm.Normal("slope", 0, 3) * x
             sigma = pm.HalfNormal("sigma", 2)
             pm.Normal("seen", line, sigma, observed=pm.Data("y", np.zeros(100), dims="trial"), dims="trial")
-        settings = {"batch_size": 100_000, "learning_rate": 0.05, "log_every": 100, "random_seed": 0, **QUIET}
+        settings = {"learning_rate": 0.05, "log_every": 100, "random_seed": 0, **QUIET}
         few = {name: array[:300_000] for name, array in data.items()}
-        psy.find_map(model, data=few, steps=2, **settings)
+        psy.find_map(model, rows=psy.Minibatches(100_000, data=few), steps=2, **settings)
         before = read_memory()
         threading.Thread(target=watch, daemon=True).start()
         begun = time.perf_counter()
-        fit = psy.find_map(model, data=data, steps=n // 100_000, **settings)
+        fit = psy.find_map(model, rows=psy.Minibatches(100_000, data=data), steps=n // 100_000, **settings)
         seconds = time.perf_counter() - begun
         done.set()
     found = {"seconds": seconds, "file": size, "grown": peak[0] - before}

@@ -60,6 +60,7 @@ from pm_psyphy.reports.threshold_contours import ThresholdContours, threshold_co
 from pm_psyphy.results.draws import Draws
 from pm_psyphy.results.map_result import MAPResult, load_map
 from pm_psyphy.results.map_results import MAPResults
+from pm_psyphy.rows.minibatches import Minibatches
 from pm_psyphy.rows.processes import join_processes
 from pm_psyphy.uncertainty.bootstrap import Bootstrap, bootstrap
 from pm_psyphy.uncertainty.cross_validation import CrossValidation, cross_validate
@@ -79,6 +80,7 @@ __all__ = [
     "MAPResult",
     "MAPResults",
     "MAPState",
+    "Minibatches",
     "Objective",
     "Oddity",
     "Progress",

@@ -97,7 +97,7 @@ def test_rows_of_a_window_are_read_in_long_runs(monkeypatch):
 
 def test_losses_of_the_batches_of_an_epoch_add_up_to_that_of_all_rows(model):
     objective = psy.compile_objective(model)
-    batches = make_batches(objective, B, "trial")
+    batches = make_batches(objective, psy.Minibatches(B, dim="trial"))
     total = 0.0
     for arrays, n_steps in islice(batches.draw(3, 0), 1):
         for k in range(n_steps):
@@ -110,7 +110,9 @@ def test_losses_of_the_batches_of_an_epoch_add_up_to_that_of_all_rows(model):
 
 def test_the_fit_is_the_loop_written_by_hand(model):
     transformation = optax.adam(0.05)
-    fit = psy.find_map(model, batch_size=B, steps=40, optimizer=transformation, random_seed=5, progressbar=False)
+    fit = psy.find_map(
+        model, rows=psy.Minibatches(B), steps=40, optimizer=transformation, random_seed=5, progressbar=False
+    )
     _, seed = map(int, np.random.default_rng(5).integers(2**31, size=2))
     order = list_batches(make_rows().draw(B, seed, 0), 41)
 
@@ -134,8 +136,8 @@ def test_the_fit_is_the_loop_written_by_hand(model):
 
 
 def test_all_sources_give_the_same_fit(model, tmp_path):
-    def fit(model=model, **settings):
-        return psy.find_map(model, batch_size=B, steps=60, random_seed=1, progressbar=False, **settings)
+    def fit(model=model, **given):
+        return psy.find_map(model, rows=psy.Minibatches(B, **given), steps=60, random_seed=1, progressbar=False)
 
     ours = fit()
     for name, array in {"x": X, "obs": Y}.items():
@@ -150,7 +152,7 @@ def test_all_sources_give_the_same_fit(model, tmp_path):
 
 
 def test_a_fit_goes_on_in_the_middle_of_an_epoch(model, tmp_path):
-    settings = {"batch_size": B, "random_seed": 2, "progressbar": False, "learning_rate": 0.05}
+    settings = {"rows": psy.Minibatches(B), "random_seed": 2, "progressbar": False, "learning_rate": 0.05}
     whole = psy.find_map(model, steps=57, **settings)
     path = tmp_path / "state.npz"
     psy.find_map(model, steps=26, checkpoint=path, **settings)
@@ -158,12 +160,13 @@ def test_a_fit_goes_on_in_the_middle_of_an_epoch(model, tmp_path):
     np.testing.assert_array_equal(resumed["beta"], whole["beta"])
     np.testing.assert_array_equal(resumed.history.loss, whole.history.loss)
     with pytest.raises(ValueError, match="its rows differ"):
-        psy.find_map(model, steps=57, checkpoint=path, **settings | {"batch_size": 20})
+        psy.find_map(model, steps=57, checkpoint=path, **settings | {"rows": psy.Minibatches(20)})
 
 
 def test_a_callback_sees_the_steps_that_are_logged(model):
     seen = []
-    psy.find_map(model, batch_size=B, steps=50, log_every=7, callback=lambda p: seen.append(p.step), progressbar=False)
+    rows = psy.Minibatches(B)
+    psy.find_map(model, rows=rows, steps=50, log_every=7, callback=lambda p: seen.append(p.step), progressbar=False)
     assert seen == [0, 7, 14, 21, 28, 35, 42, 49, 50]
 
 
@@ -182,15 +185,16 @@ def test_blocks_come_as_they_are(model):
     np.testing.assert_array_equal(later.arrays["obs"][0], Y[B : 2 * B])
 
     example = build(X[:20], Y[:20])
-    settings = {"batch_size": B, "steps": 80, "total_size": N, "progressbar": False}
-    once = psy.find_map(example, data=blocks, **settings)
-    again = psy.find_map(example, data=lambda: iter(blocks), **settings)
+    once, again = (
+        psy.find_map(example, rows=psy.Minibatches(B, data=data, total_size=N), steps=80, progressbar=False)
+        for data in (blocks, lambda: iter(blocks))
+    )
     np.testing.assert_array_equal(once["beta"], again["beta"])
 
 
 def test_an_iterator_that_ends_ends_the_fit(model):
     blocks = iter([{"x": X, "obs": Y}])
-    fit = psy.find_map(build(X[:20], Y[:20]), batch_size=B, data=blocks, total_size=N, progressbar=False)
+    fit = psy.find_map(build(X[:20], Y[:20]), rows=psy.Minibatches(B, data=blocks, total_size=N), progressbar=False)
     assert fit.n_steps == 10
 
 
@@ -200,7 +204,7 @@ def test_an_error_of_the_reader_is_raised(model):
         raise OSError("the disk is gone")
 
     with pytest.raises(OSError, match="the disk is gone"):
-        psy.find_map(model, batch_size=B, data=read, total_size=N, progressbar=False)
+        psy.find_map(model, rows=psy.Minibatches(B, data=read, total_size=N), progressbar=False)
 
 
 def test_a_truncated_file_is_named_and_the_fit_goes_on_once_it_is_whole(model, tmp_path, monkeypatch):
@@ -209,7 +213,7 @@ def test_a_truncated_file_is_named_and_the_fit_goes_on_once_it_is_whole(model, t
     monkeypatch.setattr(stream, "BLOCKS_OF_WINDOW", 2)
     monkeypatch.setattr(stream, "NUMBERS_OF_CHUNK", 30)
     stored = {n: zarr.array(a, chunks=(5, 2)[: a.ndim], store=str(tmp_path / n)) for n, a in {"x": X, "obs": Y}.items()}
-    settings = {"batch_size": B, "data": stored, "steps": 40, "random_seed": 3, "progressbar": False}
+    settings = {"rows": psy.Minibatches(B, data=stored), "steps": 40, "random_seed": 3, "progressbar": False}
     whole = psy.find_map(model, **settings)
     (part,) = (path for path in (tmp_path / "obs").rglob("*") if path.is_file() and path.name == "10")
     held = part.read_bytes()
@@ -233,20 +237,19 @@ def test_division_finds_what_has_rows():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"batch_size": 0}, "batch_size is 0. Pass a whole number"),
-        ({"batch_dim": "trial"}, "are for minibatches. Pass batch_size"),
-        ({"batch_size": 5, "batch_dim": "place"}, "No observed variable has the dim 'place'"),
-        ({"batch_size": 5, "data": {"x": X}}, "The data lack obs"),
-        ({"batch_size": 5, "data": {"x": X, "obs": Y, "z": Y}}, "beside those with rows, z"),
-        ({"batch_size": 5, "data": {"x": X, "obs": Y[:4]}}, "The rows are"),
-        ({"batch_size": 5, "data": {"x": X[:, :1], "obs": Y}}, "'x' was given with shape"),
-        ({"batch_size": 5, "data": iter([])}, "total_size is None"),
-        ({"batch_size": 5, "data": [{"x": X}], "total_size": N}, "A block of rows holds x. It lacks obs"),
+        ({"size": 0}, "The size of minibatches is 0. Pass a whole number"),
+        ({"size": 5, "dim": "place"}, "No observed variable has the dim 'place'"),
+        ({"size": 5, "data": {"x": X}}, "The data lack obs"),
+        ({"size": 5, "data": {"x": X, "obs": Y, "z": Y}}, "beside those with rows, z"),
+        ({"size": 5, "data": {"x": X, "obs": Y[:4]}}, "The rows are"),
+        ({"size": 5, "data": {"x": X[:, :1], "obs": Y}}, "'x' was given with shape"),
+        ({"size": 5, "data": iter([])}, "total_size is None"),
+        ({"size": 5, "data": [{"x": X}], "total_size": N}, "A block of rows holds x. It lacks obs"),
     ],
 )
 def test_bad_settings_say_what_is_wrong(model, settings, message):
     with pytest.raises(ValueError, match=message):
-        psy.find_map(model, progressbar=False, **settings)
+        psy.find_map(model, rows=psy.Minibatches(**settings), progressbar=False)
 
 
 def test_rows_that_depend_on_each_other_are_refused():
@@ -254,11 +257,16 @@ def test_rows_that_depend_on_each_other_are_refused():
         x = pm.Data("x", X[:, 0], dims="trial")
         pm.Normal("y", pm.Normal("b") * (x - x.mean()), 1, observed=Y, dims="trial")
     with pytest.raises(ValueError, match="Rows of 'trial' depend on each other"):
-        psy.find_map(model, batch_size=B, progressbar=False)
+        psy.find_map(model, rows=psy.Minibatches(B), progressbar=False)
 
 
 def test_a_model_without_a_dim_is_told_to_name_one():
     with pm.Model() as model:
         pm.Normal("y", pm.Normal("mu"), 1, observed=Y)
-    with pytest.raises(ValueError, match="have no dims. Say by batch_dim"):
-        psy.find_map(model, batch_size=B, progressbar=False)
+    with pytest.raises(ValueError, match="have no dims. Say by dim"):
+        psy.find_map(model, rows=psy.Minibatches(B), progressbar=False)
+
+
+def test_rows_that_are_no_minibatches_are_an_error(model):
+    with pytest.raises(TypeError, match=r"rows is 50. Pass psy.Minibatches\(size\), or None"):
+        psy.find_map(model, rows=50)

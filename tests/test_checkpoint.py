@@ -188,7 +188,9 @@ def test_rows_given_as_data_are_told_apart(tmp_path):
     path, rows = tmp_path / "fit.ckpt", np.random.default_rng(1).normal(size=2000)
 
     def run(rows: np.ndarray) -> psy.MAPResult:
-        return psy.find_map(mean(), batch_size=100, steps=40, data={"obs": rows}, checkpoint=path, random_seed=1)
+        return psy.find_map(
+            mean(), rows=psy.Minibatches(100, data={"obs": rows}), steps=40, checkpoint=path, random_seed=1
+        )
 
     run(rows)
     run(rows.copy())

@@ -39,6 +39,7 @@ def watch(progress):
 fit = psy.find_map(
     model, shard="trial", checkpoint=settings.get("checkpoint"), progressbar=False,
     callback=watch if "dies_at" in settings or "watched" in settings else None, **settings["fit"],
+    rows=psy.Minibatches(settings["batch"]) if "batch" in settings else None,
 )
 found = {"slope": float(fit["slope"]), "sigma": float(fit["sigma"]), "loss": fit.loss, "steps": fit.n_steps}
 print(json.dumps(found | {"losses": list(fit.history.loss)}))
@@ -134,7 +135,7 @@ def test_a_process_that_dies_is_told_and_a_restart_goes_on(data, tmp_path):
 def test_batches_of_two_processes_are_one_batch(data):
     settings = {"optimizer": "adam", "learning_rate": 0.05, "steps": 50}
     # Each process has all its rows in each batch, so that both together have all rows.
-    ends = finish(start(2, data, fit=settings | {"batch_size": 300}))
+    ends = finish(start(2, data, fit=settings, batch=300))
     with pytest.warns(UserWarning, match="Not converged after 50 steps"):
         whole = fit_alone(**settings)
     for out, errors, code in ends:
@@ -144,7 +145,7 @@ def test_batches_of_two_processes_are_one_batch(data):
 
 @pytest.mark.slow
 def test_processes_with_different_numbers_of_batches_are_told(data):
-    for _, errors, code in finish(start(2, data, fit={"batch_size": 196, "steps": 5})):
+    for _, errors, code in finish(start(2, data, fit={"steps": 5}, batch=196)):
         assert code != 0
         assert "The rows of one process are 1 batches, those of another 2" in errors
 

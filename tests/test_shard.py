@@ -50,7 +50,8 @@ for n, settings in ((16, {"starts": 3, "random_seed": 1}), (301, {})):
         psy.Response("y", log_odds, observed=rng.random(n) < 1 / (1 + np.exp(-x)), dims="trial")
     alone = psy.find_map(model, progressbar=False)
     together = psy.find_map(model, shard="trial", progressbar=False, **settings)
-    few = dict(batch_size=20, optimizer="sgd", learning_rate=1e-4, steps=40, random_seed=1, progressbar=False)
+    few = dict(rows=psy.Minibatches(20), optimizer="sgd", learning_rate=1e-4)
+    few |= dict(steps=40, random_seed=1, progressbar=False)
     batches = [psy.find_map(model, **few, **own).history.loss for own in ({}, {"shard": "trial"})]
     found[n] = compare(model) | {
         "fit": abs(together.loss - alone.loss) / abs(alone.loss),
@@ -91,7 +92,7 @@ def test_rows_that_are_no_rows_are_an_error():
     with pytest.raises(ValueError, match="No observed variable has the dim 'place'"):
         psy.find_map(model, shard="place")
     with pytest.raises(ValueError, match="Batches are taken along 'trial', and shard is 'place'"):
-        psy.find_map(model, shard="place", batch_size=2, batch_dim="trial")
+        psy.find_map(model, shard="place", rows=psy.Minibatches(2, dim="trial"))
 
 
 def test_a_device_that_has_many_rows_takes_them_in_blocks(monkeypatch):

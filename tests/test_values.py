@@ -73,7 +73,7 @@ def test_fractions_for_integers_are_refused_in_batches_too():
     x = RNG.uniform(0, 1, 200)
     for data, settings in (({"x": x, "o": 3 * x}, {}), ([{"x": x, "o": 3 * x}], {"total_size": 200})):
         with pytest.raises(ValueError, match="'x' holds 0.* at row 0, and the model has int"):
-            fit(integers(), batch_size=50, steps=10, data=data, **settings)
+            fit(integers(), rows=psy.Minibatches(50, data=data, **settings), steps=10)
 
 
 def test_an_index_out_of_range_is_refused_in_batches_too():
@@ -83,7 +83,7 @@ def test_an_index_out_of_range_is_refused_in_batches_too():
         pm.Normal("y", effect[group], 1, observed=pm.Data("o", np.arange(5.0), dims="t"), dims="t")
     rows = np.arange(40) % 7
     with pytest.raises(ValueError, match="'g' holds or gives the index 5 at row 5, into an axis of length 5"):
-        fit(model, batch_size=10, steps=20, data={"g": rows, "o": 1.0 * rows}, random_seed=1)
+        fit(model, rows=psy.Minibatches(10, data={"g": rows, "o": 1.0 * rows}), steps=20, random_seed=1)
 
 
 @pytest.mark.parametrize("shift", [0, 1])

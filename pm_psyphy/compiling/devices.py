@@ -83,6 +83,11 @@ def find_device(name: str | None) -> Any:
         ) from error
 
 
+def name_device(device: Any) -> str:
+    """Return the name of a device for people."""
+    return device.device_kind if device.platform != "cpu" else "cpu"
+
+
 def count_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

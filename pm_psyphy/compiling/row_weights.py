@@ -226,14 +226,12 @@ def list_dims(model: Any) -> list[str]:
     return sorted({d for v in terms for d in model.named_vars_to_dims.get(v.name) or () if d})
 
 
-def find_row_dim(model: Any, argument: str) -> str:
+def find_row_dim(model: Any) -> str:
     """Return the one dim of the observed variables, along which rows are if nothing else is said.
 
     Parameters
     ----------
     model : pm.Model
-    argument : str
-        By which the caller may say another.
 
     Returns
     -------
@@ -248,7 +246,7 @@ def find_row_dim(model: Any, argument: str) -> str:
     dims = dims or set(list_dims(model))
     if len(dims) != 1:
         raise ValueError(
-            f"The observed variables have {', '.join(sorted(dims)) or 'no'} dims. Say by {argument} along which of "
+            f"The observed variables have {', '.join(sorted(dims)) or 'no'} dims. Say by dim along which of "
             "them the rows are, or declare it: pm.Normal(..., observed=..., dims='trial')."
         )
     return dims.pop()

@@ -8,12 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import optax
 import pymc as pm
 
-from pm_psyphy.compiling.devices import compute_plainly, find_device, move
+from pm_psyphy.compiling.devices import compute_plainly, find_device, move, name_device
 from pm_psyphy.compiling.from_model import assemble_objective, explain_at
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.compiling.program import check_trace
@@ -24,9 +23,9 @@ from pm_psyphy.optimizing.minimise import Progress, minimise
 from pm_psyphy.optimizing.optimizers import LearningRate, make_transformation, name_optimizer
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.results.map_result import MAPResult, make_result
-from pm_psyphy.rows.minibatches import make_batches
+from pm_psyphy.rows.lay_rows import lay_rows
+from pm_psyphy.rows.minibatches import Minibatches
 from pm_psyphy.rows.processes import check_same, follow_first
-from pm_psyphy.rows.sharding import shard_batches, shard_objective
 
 # In nats: far below what an estimate of a posterior's mode can be asked for.
 TOLERANCE = 1e-10
@@ -51,10 +50,7 @@ def find_map(
     callback: Callable[[Progress], Any] | None = None,
     checkpoint: str | Path | None = None,
     device: str | None = None,
-    batch_size: int | None = None,
-    batch_dim: str | None = None,
-    data: Any = None,
-    total_size: int | None = None,
+    rows: Minibatches | None = None,
     shard: str | None = None,
 ) -> MAPResult:
     """Find the maximum a posteriori estimate of a PyMC model.
@@ -103,20 +99,11 @@ def find_map(
         are known by the first of them only.
     device : {"cpu", "gpu"}, optional
         Default: the best there is.
-    batch_size : int, optional
-        Take each step on so many rows, with their log likelihood scaled to all. In each epoch every row is in one
-        batch; the order follows from `random_seed`. The loss is random then, and there is no test of convergence.
-    batch_dim : str, optional
-        The rows' dim. Default: that of the observed variables.
-    data : mapping of arrays, or iterable of mappings, optional
-        With `batch_size`: rows that need not fit into memory, in place of those of the model, which are an example of
-        them. NumPy arrays, memory-mapped ones, zarr's, xarray's or Dask's, by the names of the model's data; or blocks
-        of rows as they come, which begin anew in each epoch if they can be iterated again (or a function returns them).
-    total_size : int, optional
-        How many rows an iterable has.
+    rows : Minibatches, optional
+        Take each step on some of the rows, as ``rows=psy.Minibatches(500)``. Default: on all of them.
     shard : str, optional
         Lay the rows along this dim over all devices, each of which computes its own; over those of all processes that
-        have called `join_processes`, each of which has rows of its own. With `batch_size`, those of each batch.
+        have called `join_processes`, each of which has rows of its own. With minibatches, those of each batch.
 
     Returns
     -------
@@ -147,69 +134,63 @@ def find_map(
     """
     begun = time.perf_counter()
     check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
-    chosen, batches = find_device(device), None
-    objective = (
-        move(model, chosen)
-        if isinstance(model, Objective)
-        else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace, device=chosen)
-    )
+    place, is_given = find_device(device), isinstance(model, Objective)
+    objective = prepare(model, initvals, place)
     _check_names(var_names, objective.model)
-    if batch_size is not None:
-        n_processes = 1 if shard is None else jax.process_count()
-        batches = make_batches(objective, batch_size, batch_dim or shard, data, total_size, chosen, n_processes)
-    elif data is not None or batch_dim is not None or total_size is not None:
-        raise ValueError("data, batch_dim and total_size are for minibatches. Pass batch_size, too.")
-    stochastic = objective.stochastic or batches is not None
-    transformation = make_transformation(
-        optimizer, stochastic=stochastic, learning_rate=learning_rate, momentum=momentum
-    )
-    seeds = _draw_seeds(random_seed)
-    points_seed, draws_seed = seeds if shard is None else map(int, follow_first(np.array(seeds)))
+    laid = lay_rows(objective, rows, shard, place, device)
+    optimizing = {"stochastic": laid.stochastic, "learning_rate": learning_rate, "momentum": momentum}
+    points_seed, draws_seed = _draw_seeds(random_seed, shared=shard is not None)
     points = choose_starts(objective, model, starts, init, initvals, points_seed)
     if shard is not None:
         check_same(points, "start")
-    tolerance = -1.0 if stochastic else TOLERANCE if tolerance is None else tolerance
-    settings = Settings(steps, tolerance, log_every, log_every if callback else None)
     search = partial(
         minimise,
-        transformation=transformation,
+        transformation=make_transformation(optimizer, **optimizing),
         starts=points,
-        settings=settings,
+        settings=choose_settings(steps, tolerance, log_every, stochastic=laid.stochastic, watched=callback is not None),
         seed=draws_seed,
         given_seed=int(random_seed) if isinstance(random_seed, int | np.integer) else None,
-        label=name_optimizer(optimizer, stochastic, learning_rate, momentum),
+        label=name_optimizer(optimizer, **optimizing),
         progressbar=progressbar,
         callback=callback,
         checkpoint=checkpoint,
     )
-    diagnosis = None
-    if batches is not None:
-        laid = batches if shard is None else shard_batches(batches, shard, device)
-        trajectory = search(laid.objective, batches=laid)
-    elif shard is not None:
-        trajectory = search(shard_objective(objective, shard, device))
+    if laid.is_whole:
+        objective, trajectory, diagnosis = search_whole(objective, search, points, initvals, points_seed, is_given)
     else:
-        may_reroute, may_restart = not isinstance(model, Objective), starts == 1
-        objective, trajectory, diagnosis = search_whole(
-            objective, search, points, initvals, points_seed, may_reroute=may_reroute, may_restart=may_restart
-        )
+        trajectory, diagnosis = search(laid.objective, batches=laid.batches), None
     if not np.isfinite(trajectory.loss).any():
-        start = {name: stack[0] for name, stack in points.items()}
-        raise ValueError(explain_at(batches.take_first() if batches else objective, start))
+        example = objective if laid.is_whole else laid.example
+        raise ValueError(explain_at(example, {name: stack[0] for name, stack in points.items()}))
     fit = make_result(
         objective,
         trajectory,
         optimizer=search.keywords["label"],
-        device=chosen.device_kind if chosen.platform != "cpu" else "cpu",
+        device=name_device(place),
         compile_seconds=time.perf_counter() - begun - trajectory.run_seconds,
         var_names=var_names,
-        stochastic=stochastic,
+        stochastic=laid.stochastic,
         diagnosis=diagnosis,
-        is_of_model=not isinstance(model, Objective) and data is None,
+        is_of_model=not is_given and (rows is None or rows.data is None),
     )
-    if fit.status is not Status.CONVERGED and not (stochastic and fit.status is Status.MAX_STEPS):
+    if fit.status is not Status.CONVERGED and not (laid.stochastic and fit.status is Status.MAX_STEPS):
         warnings.warn(fit.message, stacklevel=3)
     return fit
+
+
+def prepare(model: pm.Model | Objective | None, initvals: Mapping[str, Any] | None, device: Any) -> Objective:
+    """Return what is fitted, with its data on a device."""
+    if isinstance(model, Objective):
+        return move(model, device)
+    return assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace, device=device)
+
+
+def choose_settings(
+    steps: int, tolerance: float | None, log_every: int, *, stochastic: bool = False, watched: bool = False
+) -> Settings:
+    """Return what a search is told; one that is random has no test of convergence, one that is watched stops to log."""
+    chosen = -1.0 if stochastic else TOLERANCE if tolerance is None else tolerance
+    return Settings(steps, chosen, log_every, log_every if watched else None)
 
 
 def check_settings(*, steps: int, log_every: int, starts: int, tolerance: float | None, init: str | None) -> None:
@@ -223,12 +204,13 @@ def check_settings(*, steps: int, log_every: int, starts: int, tolerance: float 
         raise ValueError(f"init is {init!r}. Pass 'jitter' or 'prior'.")
 
 
-def _draw_seeds(random_seed: Any) -> tuple[int, int]:
-    """Return seeds of starts and of draws."""
-    if random_seed is None:
+def _draw_seeds(random_seed: Any, *, shared: bool) -> tuple[int, int]:
+    """Return seeds of starts and of draws, the same in all processes if they are shared."""
+    if random_seed is None and not shared:
         # A generator takes ten times as long to make.
         return secrets.randbits(31), secrets.randbits(31)
-    first, second = np.random.default_rng(random_seed).integers(2**31, size=2)
+    seeds = np.random.default_rng(random_seed).integers(2**31, size=2)
+    first, second = follow_first(seeds) if shared else seeds
     return int(first), int(second)
 
 

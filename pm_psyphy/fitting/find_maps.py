@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pymc as pm
 
-from pm_psyphy.compiling.devices import compute_plainly, find_device, move
+from pm_psyphy.compiling.devices import compute_plainly, find_device, move, name_device
 from pm_psyphy.compiling.from_model import (
     assemble_objective,
     compile_objective,
@@ -20,7 +20,7 @@ from pm_psyphy.compiling.from_model import (
 from pm_psyphy.compiling.objective import Objective, check_data, checks_data, place
 from pm_psyphy.compiling.program import check_trace
 from pm_psyphy.compiling.row_weights import WEIGHTS
-from pm_psyphy.fitting.find_map import TOLERANCE, check_settings, choose_starts
+from pm_psyphy.fitting.find_map import check_settings, choose_settings, choose_starts, prepare
 from pm_psyphy.optimizing.compiled_loop import Settings
 from pm_psyphy.optimizing.diagnosis import Diagnosis, diagnose, find_doubtful
 from pm_psyphy.optimizing.minimise import LastMoves, minimise
@@ -105,18 +105,14 @@ def find_maps(
     begun = time.perf_counter()
     check_settings(steps=steps, log_every=1, starts=starts, tolerance=tolerance, init=init)
     chosen = find_device(device)
-    template = (
-        move(model, chosen)
-        if isinstance(model, Objective)
-        else assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace, device=chosen)
-    )
+    template = prepare(model, initvals, chosen)
     sets = read_data_sets(data, dim, template.model.named_vars_to_dims)
     if template.stochastic:
         raise ValueError("The model draws minibatches, and each fit is of all its data. Take pm.Minibatch out of it.")
     transformation = make_transformation(optimizer, stochastic=False, learning_rate=learning_rate, momentum=momentum)
     seed = int(np.random.default_rng(random_seed).integers(2**31))
     points = choose_starts(template, model, starts, init, initvals, seed)
-    settings = Settings(steps, TOLERANCE if tolerance is None else tolerance, log_every=1)
+    settings = choose_settings(steps, tolerance, log_every=1)
     seconds = 0.0
 
     def search(template: Objective) -> tuple[Objective, dict[str, np.ndarray], Ends]:
@@ -155,7 +151,7 @@ def find_maps(
         status,
         tuple(_describe_end(ends, sets, i, found.get(i)) for i in range(len(sets.labels))),
         name_optimizer(optimizer, False, learning_rate, momentum),
-        chosen.device_kind if chosen.platform != "cpu" else "cpu",
+        name_device(chosen),
         time.perf_counter() - begun - seconds,
         seconds,
         sets,

@@ -27,9 +27,7 @@ def search_whole(
     points: dict[str, np.ndarray],
     initvals: Mapping[str, Any] | None,
     seed: int,
-    *,
-    may_reroute: bool,
-    may_restart: bool,
+    is_given: bool,
 ) -> tuple[Objective, Trajectory, Diagnosis]:
     """Search from the starts, on all data at once.
 
@@ -44,10 +42,8 @@ def search_whole(
         As the user gave them. Without any, other starts are tried where loss or gradient are not finite.
     seed : int
         Of other starts.
-    may_reroute : bool
-        Whether the model may be compiled by another route.
-    may_restart : bool
-        Whether other starts may be tried.
+    is_given : bool
+        Whether the user gave the objective, which keeps its route then.
 
     Returns
     -------
@@ -63,8 +59,9 @@ def search_whole(
         If no route gives a finite loss and gradient; the message names the variable.
     """
     n_starts = len(next(iter(points.values())))
+    may_restart = n_starts == 1
     trajectory, failure = search(spare_memory(objective, n_starts)), None
-    if not _is_finite(trajectory) and may_reroute:
+    if not _is_finite(trajectory) and not is_given:
         # The search saw what the routes were not asked before: let them be tried at this start.
         forget_program(objective)
         try:

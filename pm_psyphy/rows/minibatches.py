@@ -17,6 +17,39 @@ from pm_psyphy.rows.weighted_objective import divide, measure_dim
 
 
 @dataclass(frozen=True, eq=False)
+class Minibatches:
+    """Rows in batches: each step of a search takes some of them, with their log likelihood scaled to all.
+
+    In each epoch every row is in one batch; the order follows from the fit's `random_seed`. The loss is random then,
+    and there is no test of convergence.
+
+    Attributes
+    ----------
+    size : int
+        Number of rows per step.
+    dim : str, optional
+        The rows' dim. Default: the dim of the observed variables, if they have just one.
+    data : mapping of arrays, or iterable of mappings, optional
+        Rows that need not fit into memory, in place of those of the model, which are an example of them. Arrays of
+        NumPy, memory-mapped ones, zarr's, xarray's or Dask's, by the names of the model's data. Or blocks of rows as
+        they come, which begin anew in each epoch if they can be iterated again (or a function returns them).
+    total_size : int, optional
+        How many rows an iterable has.
+
+    Examples
+    --------
+    >>> import pm_psyphy as psy
+    >>> psy.Minibatches(500, dim="trial").size
+    500
+    """
+
+    size: int
+    dim: str | None = None
+    data: Any = None
+    total_size: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
 class Batches:
     """Batches of rows, each with the likelihood of all rows in expectation."""
 
@@ -64,28 +97,14 @@ class Batches:
         return {name: self.lay(name, array) for name, array in (arrays | {WEIGHTS: weights}).items()}, chunk.n_steps
 
 
-def make_batches(
-    objective: Objective,
-    batch_size: int,
-    dim: str | None,
-    data: Any = None,
-    total_size: int | None = None,
-    device: Any = None,
-    n_processes: int = 1,
-) -> Batches:
+def make_batches(objective: Objective, rows: Minibatches, device: Any = None, n_processes: int = 1) -> Batches:
     """Return batches of rows along a dim.
 
     Parameters
     ----------
     objective : Objective
         Its data are the rows, or an example of them.
-    batch_size : int
-    dim : str, optional
-        Default: the dim of the observed variables, if they have one.
-    data : mapping of arrays, iterable of mappings, or callable that returns one, optional
-        The rows, by the names of the model's data.
-    total_size : int, optional
-        How many rows an iterable has.
+    rows : Minibatches
     device : jax.Device, optional
     n_processes : int
         How many share a batch.
@@ -99,17 +118,15 @@ def make_batches(
     TypeError, ValueError
         If the rows are not the model's, depend on each other, or are of unknown number.
     """
-    if not isinstance(batch_size, int | np.integer) or batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size!r}. Pass a whole number of at least 1.")
+    if not isinstance(rows.size, int | np.integer) or rows.size < 1:
+        raise ValueError(f"The size of minibatches is {rows.size!r}. Pass a whole number of at least 1.")
     if objective.stochastic:
-        raise ValueError(
-            "The model draws minibatches itself. Take pm.Minibatch out of it, or batch_size out of the call."
-        )
-    dim = dim or find_row_dim(objective.model, "batch_dim")
+        raise ValueError("The model draws minibatches itself. Take pm.Minibatch out of it, or rows out of the call.")
+    dim = rows.dim or find_row_dim(objective.model)
     divided, axes = divide(objective, dim)
     axes = {name: axis for name, axis in axes.items() if name != WEIGHTS}
-    source = _read_source(divided, axes, partial(_convert_rows, divided, axes), data, total_size)
-    batch_size = min(-(-int(batch_size) // n_processes), source.n_rows)
+    source = _read_source(divided, axes, partial(_convert_rows, divided, axes), rows.data, rows.total_size)
+    batch_size = min(-(-int(rows.size) // n_processes), source.n_rows)
     kept = {name: value for name, value in divided.data.items() if name not in axes and name != WEIGHTS}
     own = measure_dim(kept, dim, batch_size) | {WEIGHTS: np.ones(batch_size, divided.data[WEIGHTS].dtype)}
     placed = replace(divided, data=jax.device_put(kept | own, device))

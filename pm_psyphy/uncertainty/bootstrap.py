@@ -136,7 +136,7 @@ def bootstrap(
     rng = np.random.default_rng(random_seed)
     objective = fit.objective
     if method == "resample":
-        dim = dim or find_row_dim(objective.model, "dim")
+        dim = dim or find_row_dim(objective.model)
         take = _resample(count_rows(objective, dim), n, strata, rng)
         objective = change_density(objective, weighted_dim=dim)
     else:

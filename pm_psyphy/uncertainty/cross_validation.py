@@ -166,7 +166,7 @@ def cross_validate(
         model, or no setting can be fitted. A setting that cannot be is else a warning.
     """
     found = model.objective.model if isinstance(model, MAPResult) else find_model(model)
-    dim = dim or find_row_dim(found, "dim")
+    dim = dim or find_row_dim(found)
     objective = _weigh(model, dim)
     n_rows = len(objective.data[WEIGHTS])
     labels = _assign_folds(folds, n_rows, np.random.default_rng(random_seed))

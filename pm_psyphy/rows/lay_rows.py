@@ -1,0 +1,73 @@
+"""An objective, and how its rows are to be taken, in; what a search runs on comes out."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+
+from pm_psyphy.compiling.objective import Objective
+from pm_psyphy.rows.minibatches import Batches, Minibatches, make_batches
+from pm_psyphy.rows.sharding import shard_batches, shard_objective
+
+
+@dataclass(frozen=True, eq=False)
+class LaidRows:
+    """The rows of a search: all at once, over several devices, or batch by batch.
+
+    Attributes
+    ----------
+    objective : Objective
+        What is searched; of one batch, if there are batches.
+    batches : Batches or None
+    example : Objective
+        The same on one device, of some rows, to explain a failure.
+    is_whole : bool
+        Whether all rows are there, on one device.
+    """
+
+    objective: Objective
+    batches: Batches | None
+    example: Objective
+    is_whole: bool
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether the loss is random."""
+        return self.objective.stochastic or self.batches is not None
+
+
+def lay_rows(
+    objective: Objective, rows: Minibatches | None, shard: str | None, device: Any, platform: str | None
+) -> LaidRows:
+    """Decide how a search takes the rows of its data.
+
+    Parameters
+    ----------
+    objective : Objective
+    rows : Minibatches, optional
+        Default: all rows at once.
+    shard : str, optional
+        A dim along which rows are laid over all devices.
+    device : jax.Device
+        Of what is not laid over several.
+    platform : {"cpu", "gpu"}, optional
+        Of the devices over which rows are laid.
+
+    Returns
+    -------
+    LaidRows
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `make_batches`, `shard_batches` and `shard_objective`.
+    """
+    if rows is None:
+        laid = objective if shard is None else shard_objective(objective, shard, platform)
+        return LaidRows(laid, None, objective, is_whole=shard is None)
+    if not isinstance(rows, Minibatches):
+        raise TypeError(f"rows is {rows!r}. Pass psy.Minibatches(size), or None for all rows at once.")
+    n_processes = 1 if shard is None else jax.process_count()
+    own = make_batches(objective, replace(rows, dim=rows.dim or shard), device, n_processes)
+    batches = own if shard is None else shard_batches(own, shard, platform)
+    return LaidRows(batches.objective, batches, own.take_first(), is_whole=False)
