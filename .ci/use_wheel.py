@@ -31,7 +31,7 @@ assert abs(fit["mu"] - y.mean()) < 0.05, f"mu is {fit['mu']}, far from the mean 
 
 # What the package imports only when it is used.
 fit.save("fit.nc")
-assert float(psy.load_map("fit.nc")["posterior/sigma"].squeeze()) == fit["sigma"]
+assert psy.load("fit.nc", model)["sigma"] == fit["sigma"]
 assert np.isfinite(psy.laplace(fit, random_seed=1).pareto_k)
 assert len(psy.Trials.from_arrays([[0.0]], [[0.5]], [1]).to_frame()) == 1
 

@@ -241,7 +241,7 @@ def bench_contours() -> None:
     contours = psy.threshold_contours(None, field, grid)
     found = np.isfinite(contours.radii)
     starts = np.broadcast_to(grid[:, None], contours.points.shape)[found]
-    p = psy.oddity_probability(field, starts, contours.points[found]).eval(mode="FAST_COMPILE")
+    p = psy.tasks.oddity_probability(field, starts, contours.points[found]).eval(mode="FAST_COMPILE")
     report(
         f"threshold contours, 49 references x 16 directions, largest error of P {np.max(np.abs(p - 2 / 3)):.0e}",
         f"{seconds:.3f} s",

@@ -106,7 +106,7 @@ def bench_magnitudes() -> None:
             bias = pm.Normal("bias", mu, 0.2, dims="observer")
             jnd = pm.math.exp(pm.Normal("log_jnd", -1, 0.5, dims="observer"))
             values = pm.Data("x", x[chosen], dims="trial"), pm.Data("y", y[chosen], dims="trial")
-            psy.Response("choice", psy.yes_no_log_odds(values[0] / jnd[own], (bias / jnd)[own]),
+            psy.Response("choice", psy.tasks.yes_no_log_odds(values[0] / jnd[own], (bias / jnd)[own]),
                 observed=values[1], dims="trial")  # fmt: skip
         return model
 

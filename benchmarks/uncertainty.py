@@ -61,8 +61,8 @@ def bench_observer() -> None:
     cold, _ = time_once(lambda: psy.laplace(fit))
     warm = [time_once(lambda seed=seed: psy.laplace(fit, random_seed=seed))[0] for seed in range(5)]
     report("Laplace, 150 weights, 6,000 trials", f"cold {cold:.1f} s, warm {np.median(warm):.2f} s", "< 1 s warm")
-    psy.bootstrap(fit, n=2, progressbar=False)
-    seconds, found = time_once(lambda: psy.bootstrap(fit, n=120, random_seed=1, progressbar=False))
+    psy.bootstrap(fit, n_refits=2, progressbar=False)
+    seconds, found = time_once(lambda: psy.bootstrap(fit, n_refits=120, random_seed=1, progressbar=False))
     rng = np.random.default_rng(1)
     objective, alone = fit.objective, []
     for _ in range(6):

@@ -57,7 +57,7 @@ print(psy.goodness_of_fit(fit, by=np.linalg.norm(trials.comparison - trials.refe
 # and their scatter does not tell how far that may be from the truth.
 
 strata = np.repeat(np.arange(len(places)), 300)
-boot = psy.bootstrap(fit, n=60, strata=strata, random_seed=3, progressbar=False)
+boot = psy.bootstrap(fit, n_refits=60, strata=strata, random_seed=3, progressbar=False)
 print(boot)
 posterior = psy.laplace(fit, draws=200, random_seed=4)
 n_directions = 24

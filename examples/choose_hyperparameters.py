@@ -57,7 +57,9 @@ with model:
     pm.set_data(found.best_by_evidence)
 fit = psy.find_map(model, progressbar=False)
 points = rng.uniform(-0.9, 0.9, (200, 2))
-similarity = psy.bures_similarity(fit.evaluate(field.covariance(points)), observer.covariance(points).eval())
+similarity = psy.covariances.bures_similarity(
+    fit.evaluate(field.covariance(points)), observer.covariance(points).eval()
+)
 print(f"similarity to the true covariances: {similarity.mean():.3f}")
 # sphinx_gallery_start_ignore
 assert similarity.mean() > 0.95

@@ -40,7 +40,7 @@ print(fit)
 # %%
 grid = np.stack(np.meshgrid(*[[-0.6, 0.6]] * 3), axis=-1).reshape(-1, 3)
 estimate, expected = fit.evaluate(field.covariance(grid)), truth.covariance(grid).eval()
-similarity = psy.bures_similarity(estimate, expected)
+similarity = psy.covariances.bures_similarity(estimate, expected)
 print(f"Bures similarity of estimate and truth: {similarity.min():.3f} to {similarity.max():.3f}")
 # sphinx_gallery_start_ignore
 assert fit.converged

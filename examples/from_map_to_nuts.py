@@ -80,8 +80,8 @@ print(f"largest r-hat of the weights: {float(az.rhat(wppm_tree['posterior'].data
 draws = psy.Draws.from_datatree(wppm_fit.objective, wppm_tree)
 ahead = np.linspace(0.02, 0.6, 40)
 comparisons = np.stack([ahead, np.zeros(40)], axis=1)
-p = psy.oddity_probability(field, np.zeros((40, 2)), comparisons)
-true_p = psy.oddity_probability(observer, np.zeros((40, 2)), comparisons).eval()
+p = psy.tasks.oddity_probability(field, np.zeros((40, 2)), comparisons)
+true_p = psy.tasks.oddity_probability(observer, np.zeros((40, 2)), comparisons).eval()
 
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
 grid = np.linspace(-1.2, 1.7, 200)

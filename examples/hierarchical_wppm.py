@@ -66,7 +66,7 @@ def fit_with(value, before=None):
         pm.set_data({"tau": value})
     fit = psy.find_map(model, initvals=before and before.unconstrained, progressbar=False)
     held_out = psy.WishartProcess("W", input_dim=2, basis_degree=1, weights=fit["W"][test[0]])
-    p = psy.oddity_probability(held_out, *test[1:]).eval()
+    p = psy.tasks.oddity_probability(held_out, *test[1:]).eval()
     score = np.mean(np.log(np.where(response[~is_train] == 1, p, 1 - p)))
     print(f"tau {value}: {fit.n_steps} steps in {fit.run_seconds:.1f} s, held-out log likelihood {score:.4f}")
     # sphinx_gallery_start_ignore
@@ -93,7 +93,7 @@ def evaluate(fit):
 
 
 estimates = {name: evaluate(fit) for name, fit in fits.items()}
-errors = {name: psy.affine_invariant_distance(e, expected).mean(axis=1) for name, e in estimates.items()}
+errors = {name: psy.covariances.affine_invariant_distance(e, expected).mean(axis=1) for name, e in estimates.items()}
 for name, error in errors.items():
     print(f"{name}: mean distance to the truth {error.mean():.3f}")
 pooled, alone = fits

@@ -73,7 +73,7 @@ for file in files:
     with model:
         pm.set_data(data)
     fit = psy.find_map(model, progressbar=False)
-    p = fit.evaluate(psy.oddity_probability(field, test.reference, test.comparison))
+    p = fit.evaluate(psy.tasks.oddity_probability(field, test.reference, test.comparison))
     held_out = np.mean(np.log(np.where(test.response == 1, p, 1 - p)))
     name = file.stem.rpartition("_")[2]
     print(f"{name}: {len(train):,} trials, {fit.n_steps} steps in {fit.run_seconds:.1f} s, held out {held_out:.4f}")

@@ -41,7 +41,7 @@ def simulate(distance):
 SD = 0.1
 field = psy.WishartProcess("field", input_dim=1, basis_degree=0, extra_dims=0, weights=[[[SD]]], diag_term=0.0)
 distances = np.linspace(0, 6, 25)
-exact = psy.oddity_probability(field, np.zeros((25, 1)), SD * distances[:, None]).eval()
+exact = psy.tasks.oddity_probability(field, np.zeros((25, 1)), SD * distances[:, None]).eval()
 shares = np.array([simulate(distance).mean() for distance in distances])
 errors = np.sqrt(exact * (1 - exact) / N_DRAWS)
 print(f"largest difference: {np.max(np.abs(shares - exact) / errors):.1f} standard errors of {N_DRAWS:,} draws")

@@ -29,7 +29,7 @@ slope = 0.5
 
 
 def respond(field, reference, comparison):
-    return psy.tanh_log_odds(psy.discriminability(field, reference, comparison), slope, at_zero=2 / 3)
+    return psy.tasks.tanh_log_odds(psy.tasks.discriminability(field, reference, comparison), slope, at_zero=2 / 3)
 
 
 reference = np.zeros((1200, 2))

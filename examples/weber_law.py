@@ -50,7 +50,7 @@ def fit_degree(degree):
         field = psy.WishartProcess("W", input_dim=1, basis_degree=degree, variance_scale=0.05)
         psy.Oddity("correct", field, train.reference, train.comparison, observed=train.response)
     fit = psy.find_map(model, progressbar=False)
-    p = fit.evaluate(psy.oddity_probability(field, test.reference, test.comparison))
+    p = fit.evaluate(psy.tasks.oddity_probability(field, test.reference, test.comparison))
     return field, fit, np.mean(np.log(np.where(test.response == 1, p, 1 - p)))
 
 

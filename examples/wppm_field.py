@@ -65,7 +65,7 @@ for ax, (name, fit) in zip(axes, fits.items(), strict=True):
     assert fit.converged
     # sphinx_gallery_end_ignore
     estimate = fit.evaluate(field.covariance(everywhere))
-    similarity = psy.bures_similarity(estimate, expected)
+    similarity = psy.covariances.bures_similarity(estimate, expected)
     print(f"{name}: {fit.n_steps} steps, similarity to the truth {similarity.min():.4f} to {similarity.max():.4f}")
     plots.plot_ellipses(everywhere, expected, color="0.75", filled=True, scale=0.5, label="truth", ax=ax)
     plots.plot_ellipses(everywhere, estimate, color="C1", scale=0.5, label="fit", ax=ax)

@@ -59,7 +59,7 @@ print(fit)
 
 at = reference[:1]
 estimate, expected = fit.evaluate(field.covariance(at)), truth.covariance(at).eval()
-similarity = float(psy.bures_similarity(estimate, expected)[0])
+similarity = float(psy.covariances.bures_similarity(estimate, expected)[0])
 size = float(np.sqrt(np.linalg.det(estimate) / np.linalg.det(expected))[0])
 print(f"Bures similarity of estimate and truth {similarity:.4f}, area {size:.2f} of the true one")
 # sphinx_gallery_start_ignore

@@ -16,8 +16,11 @@ The rooms of this package; each imports only rooms below it:
 The way of a fit is the body of `find_map`: compile the model, choose the starts, lay out the rows, search, describe.
 """
 
+import importlib
 from importlib.metadata import version
+from typing import Any
 
+from pm_psyphy import covariances, tasks
 from pm_psyphy.compiling.disk_cache import cache_compilation
 from pm_psyphy.compiling.from_model import compile_objective
 from pm_psyphy.compiling.objective import Objective
@@ -25,8 +28,7 @@ from pm_psyphy.fitting.find_map import find_map
 from pm_psyphy.fitting.find_maps import find_maps
 from pm_psyphy.fitting.precompile import precompile
 from pm_psyphy.optimizing.lbfgs import lbfgs
-from pm_psyphy.optimizing.map_kernel import MAPState, map_kernel
-from pm_psyphy.optimizing.minimise import Progress
+from pm_psyphy.optimizing.map_kernel import map_kernel
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.psychophysics import (
     Domain,
@@ -34,70 +36,48 @@ from pm_psyphy.psychophysics import (
     Response,
     Trials,
     WishartProcess,
-    affine_invariant_distance,
-    bures_similarity,
-    bures_wasserstein_distance,
-    discriminability,
     just_noticeable_difference,
-    mafc_log_odds,
-    match_to_sample_log_odds,
-    oddity_log_odds,
-    oddity_probability,
     place_comparisons,
     point_of_subjective_equality,
     psychometric,
     psychometric_inverse,
     psychometric_log_odds,
-    same_different_log_odds,
     simulate_trials,
-    simulated_oddity_log_odds,
-    tanh_log_odds,
     weber_fraction,
-    yes_no_log_odds,
 )
-from pm_psyphy.reports.goodness_of_fit import Difference, GoodnessOfFit, compare_draws, goodness_of_fit
-from pm_psyphy.reports.threshold_contours import ThresholdContours, threshold_contours
+from pm_psyphy.reports.goodness_of_fit import compare_draws, goodness_of_fit
+from pm_psyphy.reports.threshold_contours import threshold_contours
 from pm_psyphy.results.draws import Draws
-from pm_psyphy.results.map_result import MAPResult, load_map
+from pm_psyphy.results.load import load
+from pm_psyphy.results.map_result import MAPResult
 from pm_psyphy.results.map_results import MAPResults
 from pm_psyphy.rows.minibatches import Minibatches
 from pm_psyphy.rows.processes import join_processes
-from pm_psyphy.uncertainty.bootstrap import Bootstrap, bootstrap
-from pm_psyphy.uncertainty.cross_validation import CrossValidation, cross_validate
-from pm_psyphy.uncertainty.laplace import LaplacePosterior, laplace
+from pm_psyphy.uncertainty.bootstrap import bootstrap
+from pm_psyphy.uncertainty.cross_validation import cross_validate
+from pm_psyphy.uncertainty.laplace import laplace
 from pm_psyphy.uncertainty.sampling import sample
 
 __version__ = version("pm_psyphy")
 
 __all__ = [
-    "Bootstrap",
-    "CrossValidation",
-    "Difference",
     "Domain",
     "Draws",
-    "GoodnessOfFit",
-    "LaplacePosterior",
     "MAPResult",
     "MAPResults",
-    "MAPState",
     "Minibatches",
     "Objective",
     "Oddity",
-    "Progress",
     "Response",
     "Status",
-    "ThresholdContours",
     "Trials",
     "WishartProcess",
-    "affine_invariant_distance",
     "bootstrap",
-    "bures_similarity",
-    "bures_wasserstein_distance",
     "cache_compilation",
     "compare_draws",
     "compile_objective",
+    "covariances",
     "cross_validate",
-    "discriminability",
     "find_map",
     "find_maps",
     "goodness_of_fit",
@@ -105,24 +85,25 @@ __all__ = [
     "just_noticeable_difference",
     "laplace",
     "lbfgs",
-    "load_map",
-    "mafc_log_odds",
+    "load",
     "map_kernel",
-    "match_to_sample_log_odds",
-    "oddity_log_odds",
-    "oddity_probability",
     "place_comparisons",
+    "plots",
     "point_of_subjective_equality",
     "precompile",
     "psychometric",
     "psychometric_inverse",
     "psychometric_log_odds",
-    "same_different_log_odds",
     "sample",
     "simulate_trials",
-    "simulated_oddity_log_odds",
-    "tanh_log_odds",
+    "tasks",
     "threshold_contours",
     "weber_fraction",
-    "yes_no_log_odds",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Matplotlib takes a while to import, and most programs draw nothing.
+    if name == "plots":
+        return importlib.import_module("pm_psyphy.plots")
+    raise AttributeError(f"module 'pm_psyphy' has no attribute {name!r}")

@@ -83,7 +83,7 @@ def test_what_follows_a_fit_is_that_of_all_rows(small_budget, monkeypatch):
 
     def follow():
         near = psy.laplace(fit, draws=50, random_seed=1)
-        again = psy.bootstrap(fit, n=10, dim="trial", random_seed=1, progressbar=False)
+        again = psy.bootstrap(fit, n_refits=10, dim="trial", random_seed=1, progressbar=False)
         held_out = psy.cross_validate(fit, dim="trial", folds=3, random_seed=1, progressbar=False)
         return near, again, held_out
 
@@ -113,7 +113,7 @@ def test_stimuli_given_as_arrays_are_cut_too(small_budget):
     with pm.Model(coords={"trial": range(N)}) as model:
         scale = pm.HalfNormal("scale", 1)
         field = psy.WishartProcess("W", input_dim=2, basis_degree=2, extra_dims=0)
-        log_odds = psy.oddity_log_odds(field, REFERENCE, COMPARISON)
+        log_odds = psy.tasks.oddity_log_odds(field, REFERENCE, COMPARISON)
         psy.Response("correct", scale * log_odds, observed=RESPONSE, dims="trial")
     objective = psy.compile_objective(model, jacobian=True)
     spared = spare_memory(objective)

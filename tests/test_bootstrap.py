@@ -33,7 +33,7 @@ def fit():
 @pytest.mark.parametrize("method", ["resample", "parametric"])
 def test_standard_errors_are_the_analytic_ones(fit, method):
     n = 600
-    found = psy.bootstrap(fit, n=n, method=method, random_seed=1, progressbar=False)
+    found = psy.bootstrap(fit, n_refits=n, method=method, random_seed=1, progressbar=False)
     assert found["slopes"].shape == (n, 2)
     assert set(found.status) == {psy.Status.CONVERGED}
     inverse = np.linalg.inv(X.T @ X)
@@ -47,7 +47,7 @@ def test_standard_errors_are_the_analytic_ones(fit, method):
 
 
 def test_each_estimate_is_the_fit_of_its_data(fit):
-    found = psy.bootstrap(fit, n=5, random_seed=2, progressbar=False)
+    found = psy.bootstrap(fit, n_refits=5, random_seed=2, progressbar=False)
     counts = np.random.default_rng(2).multinomial(N, np.full(N, 1 / N), size=5)
     for i in (0, 4):
         rows = np.repeat(np.arange(N), counts[i])
@@ -59,9 +59,9 @@ def test_each_estimate_is_the_fit_of_its_data(fit):
 
 
 def test_fits_with_loops_of_their_own_agree_with_those_that_share_one(fit, monkeypatch):
-    together = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
+    together = psy.bootstrap(fit, n_refits=7, random_seed=3, progressbar=False)
     monkeypatch.setattr("pm_psyphy.optimizing.minimise_many.NUMBERS_OF_LANE", 10)
-    alone = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
+    alone = psy.bootstrap(fit, n_refits=7, random_seed=3, progressbar=False)
     np.testing.assert_allclose(alone["slopes"], together["slopes"], atol=PRECISION)
 
 
@@ -71,7 +71,7 @@ def test_strata_keep_their_sizes(fit):
         effects = pm.Normal("effects", 0, 10, shape=2)
         group = pm.Data("group", constant, dims="trial")
         pm.Normal("y", effects[group], 1, observed=Y, dims="trial")
-    found = psy.bootstrap(psy.find_map(model), n=20, strata=constant, random_seed=4, progressbar=False)
+    found = psy.bootstrap(psy.find_map(model), n_refits=20, strata=constant, random_seed=4, progressbar=False)
     # The group of one is drawn each time, and is always the same.
     np.testing.assert_allclose(found["effects"][:, 1], found["effects"][0, 1], atol=1e-3)
     assert found["effects"][:, 0].std() > 0.01
@@ -80,15 +80,15 @@ def test_strata_keep_their_sizes(fit):
 
 
 def test_a_second_bootstrap_of_new_data_compiles_nothing(fit):
-    psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
+    psy.bootstrap(fit, n_refits=7, random_seed=3, progressbar=False)
     other = psy.find_map(fit.objective.with_data(y=Y + 1))
     with count_compilations() as compiled:
-        psy.bootstrap(other, n=7, random_seed=5, progressbar=False)
+        psy.bootstrap(other, n_refits=7, random_seed=5, progressbar=False)
     assert not compiled
 
 
 def test_the_result_is_a_datatree_with_a_bootstrap_dim(fit):
-    found = psy.bootstrap(fit, n=7, random_seed=3, progressbar=False)
+    found = psy.bootstrap(fit, n_refits=7, random_seed=3, progressbar=False)
     tree = found.to_datatree()
     assert tree["posterior"]["slopes"].dims == ("bootstrap", "predictor")
     assert tree["fit"]["status"].to_numpy().tolist() == ["converged"] * 7
@@ -99,7 +99,7 @@ def test_the_result_is_a_datatree_with_a_bootstrap_dim(fit):
 
 def test_bad_input_is_said(fit):
     with pytest.raises(ValueError, match="n is 0. Pass a whole number of at least 1"):
-        psy.bootstrap(fit, n=0)
+        psy.bootstrap(fit, n_refits=0)
     with pytest.raises(ValueError, match="method is 'jackknife'. Pass 'resample' or 'parametric'"):
         psy.bootstrap(fit, method="jackknife")
     with pytest.raises(ValueError, match=r"No observed variable has the dim 'row'; theirs are trial. Declare"):
@@ -117,7 +117,7 @@ def test_bad_input_is_said(fit):
         psy.bootstrap(rough)
     # Of other data than the model holds, it is those of the fit that are simulated.
     other = psy.find_map(fit.objective.with_data(y=Y + 1))
-    assert len(psy.bootstrap(other, n=3, method="parametric", random_seed=1, progressbar=False).loss) == 3
+    assert len(psy.bootstrap(other, n_refits=3, method="parametric", random_seed=1, progressbar=False).loss) == 3
 
 
 def test_samples_that_a_predictor_separates_are_not_called_converged(monkeypatch):
@@ -134,7 +134,7 @@ def test_samples_that_a_predictor_separates_are_not_called_converged(monkeypatch
 
     monkeypatch.setattr("pm_psyphy.uncertainty.refit_from_mode.minimise_each", keep)
     with pytest.warns(UserWarning, match=r"of 100 fits did not converge \(.* unbounded\)"):
-        found = psy.bootstrap(psy.find_map(model), n=100, random_seed=1, progressbar=False)
+        found = psy.bootstrap(psy.find_map(model), n_refits=100, random_seed=1, progressbar=False)
     separated = []
     for counts in samples[0]:
         low, high = x[(y == 0) & (counts > 0)], x[(y == 1) & (counts > 0)]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-import pm_psyphy as psy
+from pm_psyphy.covariances import affine_invariant_distance, bures_similarity, bures_wasserstein_distance
 
 
 def draw_pairs(d, n=6):
@@ -24,20 +24,28 @@ def test_distances_are_those_of_matrix_functions(d):
             fidelity / np.sqrt(np.trace(a) * np.trace(b)),
             np.linalg.norm(linalg.logm(inverse @ b @ inverse)),
         )
-        found = psy.bures_wasserstein_distance(a, b), psy.bures_similarity(a, b), psy.affine_invariant_distance(a, b)
+        found = (
+            bures_wasserstein_distance(a, b),
+            bures_similarity(a, b),
+            affine_invariant_distance(a, b),
+        )
         np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
 def test_stacks_of_fields_and_their_symmetry():
     a, b = draw_pairs(3)
     change = np.random.default_rng(1).normal(size=(3, 3))
-    for distance in (psy.bures_wasserstein_distance, psy.affine_invariant_distance, psy.bures_similarity):
+    for distance in (
+        bures_wasserstein_distance,
+        affine_invariant_distance,
+        bures_similarity,
+    ):
         assert distance(a, b).shape == (6,)
         np.testing.assert_allclose(distance(a, b), distance(b, a), rtol=1e-9)
-    np.testing.assert_allclose(psy.bures_wasserstein_distance(a, a), 0, atol=1e-6)
-    np.testing.assert_allclose(psy.bures_similarity(a, 3 * a), 1, rtol=1e-9)
+    np.testing.assert_allclose(bures_wasserstein_distance(a, a), 0, atol=1e-6)
+    np.testing.assert_allclose(bures_similarity(a, 3 * a), 1, rtol=1e-9)
     moved = [change @ c @ change.T for c in (a, b)]
-    np.testing.assert_allclose(psy.affine_invariant_distance(*moved), psy.affine_invariant_distance(a, b), rtol=1e-7)
+    np.testing.assert_allclose(affine_invariant_distance(*moved), affine_invariant_distance(a, b), rtol=1e-7)
 
 
 @pytest.mark.parametrize(
@@ -50,4 +58,4 @@ def test_stacks_of_fields_and_their_symmetry():
 )
 def test_what_is_no_covariance_is_named(a, message):
     with pytest.raises(ValueError, match=message):
-        psy.bures_similarity(a, np.eye(2))
+        bures_similarity(a, np.eye(2))

@@ -50,7 +50,7 @@ for d in (1, 2, 3):
     comparison = reference + rng.uniform(-0.3, 0.3, (6, d))
     with pm.Model() as model:
         field = psy.WishartProcess("W", input_dim=d, basis_degree=1)
-        p = pm.Deterministic("p", psy.oddity_probability(field, reference, comparison))
+        p = pm.Deterministic("p", psy.tasks.oddity_probability(field, reference, comparison))
         psy.Oddity("correct", field, reference, comparison, observed=np.ones(6, int))
         prior, counts[f"prior_{d}"] = count_compilations(lambda: pm.sample_prior_predictive(3, random_seed=1))
         draws = prior["prior"].to_dataset()
@@ -64,7 +64,7 @@ for d in (1, 2, 3):
 
     def find_probability(w):
         known = psy.WishartProcess("W", input_dim=d, basis_degree=1, weights=w)
-        return psy.oddity_probability(known, reference, comparison)
+        return psy.tasks.oddity_probability(known, reference, comparison)
 
     at_constants, counts[f"eval_{d}"] = count_compilations(find_probability(weights[0]).eval)
     w = pt.tensor("w", shape=weights[0].shape)
@@ -173,8 +173,8 @@ def test_sums_of_more_terms_than_numpy_takes_are_split():
         for e, w in ((40, weights), (1, np.full((1, 1, 1), 0.2)))
     )
     # Forty columns of equal weights and one have the same variance.
-    found = psy.oddity_probability(many, *stimuli).eval({weights: np.full((1, 1, 40), 0.2 / np.sqrt(40))})
-    np.testing.assert_allclose(found, psy.oddity_probability(one, *stimuli).eval(), rtol=1e-9)
+    found = psy.tasks.oddity_probability(many, *stimuli).eval({weights: np.full((1, 1, 40), 0.2 / np.sqrt(40))})
+    np.testing.assert_allclose(found, psy.tasks.oddity_probability(one, *stimuli).eval(), rtol=1e-9)
 
 
 @pytest.mark.parametrize("op", [line_op(16, "float64"), plane_op(8, 7, "float64"), space_op(3, 8, 14, "float64")])

@@ -50,7 +50,7 @@ def test_a_right_model_passes_as_often_as_it_should():
     for seed in range(60):
         _, _, response = observer(seed=seed)
         posterior = psy.laplace(psy.find_map(objective.with_data(yes=response)), draws=200, random_seed=seed)
-        p_values.append(psy.goodness_of_fit(posterior, by=level, n=200, random_seed=seed).p_value)
+        p_values.append(psy.goodness_of_fit(posterior, by=level, draws=200, random_seed=seed).p_value)
     p_values = np.array(p_values)
     # A posterior predictive p-value is drawn towards 0.5, or above by what the fit follows of its data.
     assert np.mean(p_values < 0.05) <= 0.05 + 2 * np.sqrt(0.05 * 0.95 / 60)
@@ -138,18 +138,18 @@ def test_certain_responses_have_a_deviance_without_warnings(far, counts, devianc
         threshold = pm.Normal("threshold", 0, 1)
         pm.Binomial("k", n=10, p=pm.math.sigmoid(x - threshold), observed=counts)
     draws = Draws(psy.compile_objective(model), {"threshold": np.zeros(2)})
-    found = psy.goodness_of_fit(draws, by=x, n=50, random_seed=1)
+    found = psy.goodness_of_fit(draws, by=x, draws=50, random_seed=1)
     np.testing.assert_allclose(found.deviance, deviance, atol=1e-9)
     assert found.p_value == (1.0 if deviance == 0 else 0.0)
     assert not np.isnan([*found.residuals, *found.expected, *found.observed]).any()
-    single = psy.goodness_of_fit(draws, by=[0, 0], n=50, random_seed=1)
+    single = psy.goodness_of_fit(draws, by=[0, 0], draws=50, random_seed=1)
     np.testing.assert_allclose(single.expected, [0.5])
     assert len(repr(single).splitlines()) == 3
 
 
 def test_results_can_be_copied_pickled_and_compared(with_gaps):
     x, fit = with_gaps
-    found = psy.goodness_of_fit(fit, by=x, n=20, random_seed=1)
+    found = psy.goodness_of_fit(fit, by=x, draws=20, random_seed=1)
     difference = psy.compare_draws(np.arange(40.0), np.zeros(40))
     for result in (found, difference):
         for again in (copy.copy(result), copy.deepcopy(result), pickle.loads(pickle.dumps(result))):
@@ -185,8 +185,8 @@ def test_responses_of_a_wishart_process_can_be_predicted_and_compared():
     posterior = psy.laplace(psy.find_map(model, progressbar=False), draws=60, random_seed=1)
     assert psy.goodness_of_fit(posterior, random_seed=1).p_value > 0.05
     new = np.array([[0.2]])
-    p = posterior.evaluate(psy.oddity_probability(field, np.zeros((1, 1)), new))
-    truth = psy.oddity_probability(
+    p = posterior.evaluate(psy.tasks.oddity_probability(field, np.zeros((1, 1)), new))
+    truth = psy.tasks.oddity_probability(
         psy.WishartProcess("true", input_dim=1, basis_degree=1, extra_dims=0, weights=[[[0.08]], [[0.03]]]),
         np.zeros((1, 1)),
         new,
@@ -196,7 +196,7 @@ def test_responses_of_a_wishart_process_can_be_predicted_and_compared():
     drawn = pm.sample_posterior_predictive(
         posterior.to_datatree(), model=model, random_seed=1, progressbar=False
     ).posterior_predictive["correct"]
-    expected = posterior.evaluate(psy.oddity_probability(field, trials.reference, trials.comparison)).mean()
+    expected = posterior.evaluate(psy.tasks.oddity_probability(field, trials.reference, trials.comparison)).mean()
     assert abs(float(drawn.mean()) - expected) < 4 * np.sqrt(0.25 / drawn.size)
 
 
@@ -225,7 +225,7 @@ def test_bad_input_is_said():
     with pytest.raises(ValueError, match="Responses by pm.Bernoulli or pm.Binomial: yes. 'no' is none of them"):
         psy.goodness_of_fit(fit, "no")
     with pytest.raises(ValueError, match="n is 0. Pass a whole number of at least 1"):
-        psy.goodness_of_fit(fit, n=0)
+        psy.goodness_of_fit(fit, draws=0)
     with pytest.raises(ValueError, match=r"Draws have shapes \(5, 2\) and \(5,\)"):
         psy.compare_draws(np.zeros((5, 2)), np.zeros(5))
     with pytest.raises(ValueError, match="1 of 5 draws hold NaN"):

@@ -143,8 +143,8 @@ def test_the_orthogonal_freedom_of_a_wishart_process_is_counted(d, extra_dims):
     x = rng.uniform(-0.7, 0.7, (40, d))
     with pm.Model() as model:
         field = psy.WishartProcess("W", input_dim=d, basis_degree=0, extra_dims=extra_dims, diag_term=1e-3)
-        distance = psy.discriminability(field, x, x + rng.uniform(-0.2, 0.2, x.shape))
-        psy.Response("y", psy.mafc_log_odds(distance), observed=rng.integers(0, 2, 40), chance=1 / 2)
+        distance = psy.tasks.discriminability(field, x, x + rng.uniform(-0.2, 0.2, x.shape))
+        psy.Response("y", psy.tasks.mafc_log_odds(distance), observed=rng.integers(0, 2, 40), chance=1 / 2)
     posterior = psy.laplace(psy.find_map(model), draws=50)
     # With all weights of rank r, the orthogonal maps of E dimensions that leave them are those of E - r.
     e, r = d + extra_dims, min(d, d + extra_dims)
@@ -346,7 +346,7 @@ def test_many_parameters_take_a_diagonal_plus_few_directions(monkeypatch, build,
 def test_refits_and_chains_run_in_coordinates_of_few_directions(monkeypatch):
     monkeypatch.setattr(sys.modules["pm_psyphy.uncertainty.hessian_spectrum"], "MOST_PARAMETERS", 100)
     fit = psy.find_map(few_data())
-    assert all(np.isfinite(psy.bootstrap(fit, n=3, method="parametric", progressbar=False).loss))
+    assert all(np.isfinite(psy.bootstrap(fit, n_refits=3, method="parametric", progressbar=False).loss))
     tree = psy.sample(fit, draws=300, tune=100, chains=2, random_seed=0, progressbar=False)
     low = psy.laplace(fit)
     ratio = tree["posterior"]["slopes"].std(("chain", "draw")).to_numpy() / low.standard_errors["slopes"]

@@ -255,7 +255,7 @@ def simulate_trials(weights, n, seed=0, basis_degree=2):
     direction *= rng.uniform(0, 4, (n, 1)) / np.linalg.norm(direction, axis=1, keepdims=True)
     root = np.linalg.cholesky(field.covariance(reference).eval())
     comparison = np.clip(reference + np.einsum("nij,nj->ni", root, direction), -1, 1)
-    p = psy.oddity_probability(field, reference, comparison).eval()
+    p = psy.tasks.oddity_probability(field, reference, comparison).eval()
     return reference, comparison, (rng.random(n) < p).astype(int)
 
 
@@ -311,10 +311,10 @@ def test_the_model_samples_and_predicts_in_pymc():
 def test_lapses_bound_the_best_performance():
     field = psy.WishartProcess("W", input_dim=2, basis_degree=0, weights=np.eye(2, 3)[None, None] / 50)
     stimuli = np.zeros((2, 2)), np.array([[0.0, 0.0], [0.9, 0.0]])
-    p = psy.oddity_probability(field, *stimuli, lapse_rate=0.1).eval()
+    p = psy.tasks.oddity_probability(field, *stimuli, lapse_rate=0.1).eval()
     np.testing.assert_allclose(p, [1 / 3, 0.9], atol=1e-6)
     lapse = pt.scalar("lapse")
-    symbolic = psy.oddity_probability(field, *stimuli, lapse_rate=lapse).eval({lapse: 0.1})
+    symbolic = psy.tasks.oddity_probability(field, *stimuli, lapse_rate=lapse).eval({lapse: 0.1})
     np.testing.assert_allclose(symbolic, p, rtol=1e-12)
 
 

@@ -12,6 +12,7 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from pm_psyphy import plots
+from pm_psyphy.reports.threshold_contours import ThresholdContours
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,7 @@ def test_contours_of_draws_have_a_band():
     angle = np.linspace(0, 2 * np.pi, 8, endpoint=False)
     directions = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     radii = np.linspace(1, 2, 11)[:, None, None] * np.ones((11, 1, 8))
-    contours = psy.ThresholdContours(np.zeros((1, 2)), directions, radii, np.zeros((11, 1, 2, 2)), 2 / 3)
+    contours = ThresholdContours(np.zeros((1, 2)), directions, radii, np.zeros((11, 1, 2, 2)), 2 / 3)
     band, median = outlines(plots.plot_contours(contours, band=0.8))
     np.testing.assert_allclose(np.ptp(np.linalg.norm(band, axis=1)), 0.8)
     np.testing.assert_allclose(np.linalg.norm(median, axis=1), 1.5)

@@ -22,7 +22,7 @@ def read_case(d):
 
 def simulate(d, **settings):
     field, *stimuli = read_case(d)
-    log_odds = psy.simulated_oddity_log_odds(field, *stimuli, bandwidth=float(FIGURES["bandwidth"]), **settings)
+    log_odds = psy.tasks.simulated_oddity_log_odds(field, *stimuli, bandwidth=float(FIGURES["bandwidth"]), **settings)
     return pt.sigmoid(log_odds).eval(mode="FAST_COMPILE")
 
 
@@ -40,7 +40,7 @@ def test_fields_are_psyphys_for_the_same_weights(d):
 @pytest.mark.parametrize("d", [1, 2, 3])
 def test_the_exact_probability_is_psyphys_within_its_standard_error(d):
     field, *stimuli = read_case(d)
-    exact, found = psy.oddity_probability(field, *stimuli).eval(), FIGURES[f"p_gaussian_{d}"]
+    exact, found = psy.tasks.oddity_probability(field, *stimuli).eval(), FIGURES[f"p_gaussian_{d}"]
     # psyphy clips at 1e-6 from 0 and 1.
     assert np.all(np.abs(found - exact) < 4 * error(exact, FIGURES["draws"]) + 1e-6)
 
@@ -56,13 +56,13 @@ def test_the_simulated_mode_agrees_with_psyphy(d, noise):
 
 def test_common_random_numbers_repeat_and_fresh_ones_do_not():
     field, *stimuli = read_case(2)
-    common = psy.simulated_oddity_log_odds(field, *stimuli, draws=50, random_seed=3)
+    common = psy.tasks.simulated_oddity_log_odds(field, *stimuli, draws=50, random_seed=3)
     np.testing.assert_array_equal(*(common.eval(mode="FAST_COMPILE") for _ in range(2)))
 
     def compile_with(fresh):
         with pm.Model() as model:
             field = psy.WishartProcess("W", input_dim=2, basis_degree=1)
-            log_odds = psy.simulated_oddity_log_odds(field, *stimuli, draws=50, fresh=fresh, random_seed=3)
+            log_odds = psy.tasks.simulated_oddity_log_odds(field, *stimuli, draws=50, fresh=fresh, random_seed=3)
             psy.Response("correct", log_odds, observed=np.arange(8) % 2, chance=1 / 3)
         return psy.compile_objective(model)
 
@@ -92,10 +92,10 @@ def test_fresh_numbers_have_the_same_distribution(noise):
 def test_bad_settings_are_named(settings, message):
     field, *stimuli = read_case(2)
     with pytest.raises(ValueError, match=message):
-        psy.simulated_oddity_log_odds(field, *stimuli, **settings)
+        psy.tasks.simulated_oddity_log_odds(field, *stimuli, **settings)
 
 
 def test_common_numbers_need_the_number_of_trials():
     field, *_ = read_case(2)
     with pytest.raises(ValueError, match="The number of trials is unknown"):
-        psy.simulated_oddity_log_odds(field, pt.matrix(), pt.matrix())
+        psy.tasks.simulated_oddity_log_odds(field, pt.matrix(), pt.matrix())

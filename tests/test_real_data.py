@@ -54,7 +54,7 @@ def test_magnitude_comparison_of_64_observers():
         bias = pm.Normal("bias", mu, 0.2, dims="observer")
         log_jnd = pm.Normal("log_jnd", -1, 0.5, dims="observer")
         jnd = pm.Deterministic("jnd", pm.math.exp(log_jnd), dims="observer")
-        log_odds = psy.yes_no_log_odds(x / jnd[observer], (bias / jnd)[observer])
+        log_odds = psy.tasks.yes_no_log_odds(x / jnd[observer], (bias / jnd)[observer])
         psy.Response("choice", log_odds, observed=y)
     fit = psy.find_map(model)
     assert fit.converged

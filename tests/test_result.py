@@ -9,6 +9,7 @@ import models
 import numpy as np
 import pymc as pm
 import pytest
+import xarray as xr
 
 import pm_psyphy as psy
 
@@ -119,12 +120,60 @@ def test_posterior_predictive_draws_follow_the_estimate(fit):
 
 def test_a_saved_tree_comes_back(fit, tmp_path):
     fit.save(tmp_path / "fit.nc")
-    tree = psy.load_map(tmp_path / "fit.nc")
+    tree = psy.load(tmp_path / "fit.nc")
     expected = fit.to_datatree()
     for group in expected.children:
         for name, values in expected[group].data_vars.items():
             np.testing.assert_array_equal(tree[group][name].values, values.values)
     assert tree["fit"].attrs["message"] == fit.message
+
+
+def test_a_saved_fit_goes_on_with_its_model(tmp_path):
+    model = models.logistic(n=60)
+    fit = psy.find_map(model, starts=2, random_seed=1, progressbar=False)
+    fit.save(tmp_path / "fit.nc")
+    with model:
+        # The file has the data of the fit, whatever the model holds.
+        pm.set_data({"labels": 1 - model["labels"].get_value()})
+    again = psy.load(tmp_path / "fit.nc", model)
+    assert repr(again) == repr(fit)
+    assert dict(again.starts.unconstrained).keys() == dict(fit.starts.unconstrained).keys()
+    for name, value in fit.items():
+        np.testing.assert_array_equal(again[name], value)
+    expression = sum(variable.sum() for variable in model.free_RVs)
+    assert again.evaluate(expression) == fit.evaluate(expression)
+    before, after = (psy.laplace(f, draws=20, random_seed=2) for f in (fit, again))
+    assert after.log_evidence == pytest.approx(before.log_evidence, rel=1e-9)
+    before.save(tmp_path / "draws.nc")
+    draws = psy.load(tmp_path / "draws.nc", model)
+    np.testing.assert_allclose(draws.evaluate(expression), before.evaluate(expression), rtol=1e-12)
+
+
+def test_a_file_of_another_model_is_refused(tmp_path):
+    def build(scale, name="mu"):
+        with pm.Model() as model:
+            pm.Normal("y", pm.Normal(name, 0, scale), 1, observed=[1.0, 2.0])
+        return model
+
+    path = tmp_path / "fit.nc"
+    psy.find_map(build(1.0)).save(path)
+    assert psy.load(path, build(1.0)).converged
+    with pytest.raises(ValueError, match=r"has a fit with the loss .*; of this model, at the same estimate, it is"):
+        psy.load(path, build(2.0))
+    with pytest.raises(ValueError, match="has the parameters mu, the model has nu"):
+        psy.load(path, build(1.0, "nu"))
+    psy.load(path).to_netcdf(tmp_path / "copy.nc")
+    xr.DataTree.from_dict({"posterior": psy.load(path)["posterior"].to_dataset()}).to_netcdf(tmp_path / "part.nc")
+    with pytest.raises(ValueError, match="has the groups posterior, and no unconstrained_posterior"):
+        psy.load(tmp_path / "part.nc", build(1.0))
+
+
+def test_a_fit_by_minibatches_goes_on(tmp_path):
+    fit = psy.find_map(models.minibatch(), steps=10)
+    fit.save(tmp_path / "fit.nc")
+    again = psy.load(tmp_path / "fit.nc", fit.objective.model)
+    assert again.stochastic
+    assert again.loss == fit.loss
 
 
 def test_new_data_of_another_length_drop_the_coords_they_outgrew():

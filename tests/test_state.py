@@ -37,20 +37,20 @@ def test_what_follows_a_fit_is_of_its_data_after_set_data_with_other_lengths():
     fit = psy.find_map(model, **QUIET)
     before = (
         psy.laplace(fit, draws=20, random_seed=1),
-        psy.bootstrap(fit, n=4, random_seed=1, **QUIET),
+        psy.bootstrap(fit, n_refits=4, random_seed=1, **QUIET),
         fit.to_datatree(),
     )
-    simulated = psy.bootstrap(fit, n=4, method="parametric", random_seed=1, **QUIET)
+    simulated = psy.bootstrap(fit, n_refits=4, method="parametric", random_seed=1, **QUIET)
     change(model)
     posterior, refits, tree = (
         psy.laplace(fit, draws=20, random_seed=1),
-        psy.bootstrap(fit, n=4, random_seed=1, **QUIET),
+        psy.bootstrap(fit, n_refits=4, random_seed=1, **QUIET),
         fit.to_datatree(),
     )
     np.testing.assert_allclose(posterior["mu"], before[0]["mu"])
     np.testing.assert_allclose(refits["b"], before[1]["b"])
     np.testing.assert_allclose(
-        psy.bootstrap(fit, n=4, method="parametric", random_seed=1, **QUIET)["b"], simulated["b"]
+        psy.bootstrap(fit, n_refits=4, method="parametric", random_seed=1, **QUIET)["b"], simulated["b"]
     )
     for now, then in ((tree, before[2]), (posterior.to_datatree(), before[0].to_datatree())):
         assert list(now["posterior"]["obs"].values) == ["r0", "r1", "r2", "r3"]
@@ -89,7 +89,7 @@ def test_variables_added_after_a_fit_are_refused_by_what_follows():
     with model:
         pm.HalfNormal("sigma")
     with pytest.raises(ValueError, match="Variables were added to the model after this fit"):
-        psy.bootstrap(fit, n=3, **QUIET)
+        psy.bootstrap(fit, n_refits=3, **QUIET)
 
 
 def test_equal_transformations_are_compiled_once():
@@ -108,7 +108,7 @@ def test_results_are_equal_to_themselves_and_say_what_to_use_in_place_of_a_pickl
     model, _ = regression([0.0, 1, 2, 3])
     fit = psy.find_map(model, **QUIET)
     fits = psy.find_maps(model, {"response": np.zeros((2, 4))}, **QUIET)
-    held = fit, psy.laplace(fit, draws=10), fit.objective, fits, psy.bootstrap(fit, n=3, **QUIET)
+    held = fit, psy.laplace(fit, draws=10), fit.objective, fits, psy.bootstrap(fit, n_refits=3, **QUIET)
     for result in held:
         assert result == copy.copy(result)
         assert result != 3
@@ -159,7 +159,7 @@ with pm.Model() as prior:
 if "default" in sys.argv:
     jax.config.update("jax_default_device", "cpu")
 fit = psy.find_map(model, progressbar=False)
-psy.laplace(fit, draws=5), psy.bootstrap(fit, n=3, progressbar=False)
+psy.laplace(fit, draws=5), psy.bootstrap(fit, n_refits=3, progressbar=False)
 psy.laplace(psy.find_map(prior, device="cpu", progressbar=False), draws=5)
 print(float(fit["a"]))
 """

@@ -23,12 +23,12 @@ def test_mafc_is_the_integral(m):
         integrate.quad(lambda x, d=d: stats.norm.pdf(x - d) * stats.norm.cdf(x) ** (m - 1), -12, 20, epsabs=1e-12)[0]
         for d in DISTANCES
     ]
-    np.testing.assert_allclose(probability(psy.mafc_log_odds(DISTANCES, m)), expected, atol=1e-9)
+    np.testing.assert_allclose(probability(psy.tasks.mafc_log_odds(DISTANCES, m)), expected, atol=1e-9)
 
 
 def test_mafc_has_a_right_tail():
     # Misses are ruled by one competitor: (m - 1) Phi(-d / sqrt 2).
-    log_odds = psy.mafc_log_odds(np.array([20.0]), 3).eval()
+    log_odds = psy.tasks.mafc_log_odds(np.array([20.0]), 3).eval()
     np.testing.assert_allclose(-log_odds, np.log(2) + stats.norm.logcdf(-20 / np.sqrt(2)), rtol=1e-6)
 
 
@@ -55,10 +55,10 @@ def play_same_different(rng, d, n):
 @pytest.mark.parametrize(
     ("log_odds", "rule"),
     [
-        (lambda d: psy.match_to_sample_log_odds(d), play_duo_trio),
-        (lambda d: psy.match_to_sample_log_odds(d, strategy="independent"), play_abx),
-        (lambda d: psy.same_different_log_odds(d, 1.2), play_same_different),
-        (lambda d: psy.yes_no_log_odds(d, 0.7), lambda rng, d, n: rng.normal(size=n) + d > 0.7),
+        (lambda d: psy.tasks.match_to_sample_log_odds(d), play_duo_trio),
+        (lambda d: psy.tasks.match_to_sample_log_odds(d, strategy="independent"), play_abx),
+        (lambda d: psy.tasks.same_different_log_odds(d, 1.2), play_same_different),
+        (lambda d: psy.tasks.yes_no_log_odds(d, 0.7), lambda rng, d, n: rng.normal(size=n) + d > 0.7),
     ],
     ids=["duo-trio", "ABX", "same-different", "yes-no"],
 )
@@ -70,30 +70,30 @@ def test_simulated_observers_agree(log_odds, rule):
 def test_same_different_is_its_closed_form():
     d, tau = DISTANCES, 1.5
     hits = stats.norm.cdf((d - tau) / np.sqrt(2)) + stats.norm.cdf((-d - tau) / np.sqrt(2))
-    np.testing.assert_allclose(probability(psy.same_different_log_odds(d, tau)), hits, rtol=1e-10)
+    np.testing.assert_allclose(probability(psy.tasks.same_different_log_odds(d, tau)), hits, rtol=1e-10)
     np.testing.assert_allclose(hits[0], 2 * stats.norm.cdf(-tau / np.sqrt(2)))
 
 
 def test_tanh_is_the_form_psyphy_began_with():
     d, slope = DISTANCES, 0.8
     oddity = 1 / 3 + 2 / 3 * (1 + np.tanh(slope * d)) / 2
-    np.testing.assert_allclose(probability(psy.tanh_log_odds(d, slope, at_zero=2 / 3)), oddity, rtol=1e-12)
+    np.testing.assert_allclose(probability(psy.tasks.tanh_log_odds(d, slope, at_zero=2 / 3)), oddity, rtol=1e-12)
     two = 0.5 + 0.5 * np.tanh(slope * d)
-    np.testing.assert_allclose(probability(psy.tanh_log_odds(d, slope, at_zero=0.5)), two, rtol=1e-12)
+    np.testing.assert_allclose(probability(psy.tasks.tanh_log_odds(d, slope, at_zero=0.5)), two, rtol=1e-12)
 
 
 def test_discriminability_is_the_mahalanobis_distance_with_a_finite_gradient_at_zero():
     weights = pt.as_tensor(np.array([[[[0.2, 0.0], [0.05, 0.3]]]]))
     field = psy.WishartProcess("W", input_dim=2, basis_degree=0, extra_dims=0, diag_term=0.0, weights=weights)
     x0, x1 = np.array([[0.1, 0.2], [0.3, 0.3]]), np.array([[0.4, -0.2], [0.3, 0.3]])
-    d = psy.discriminability(field, x0, x1)
+    d = psy.tasks.discriminability(field, x0, x1)
     sigma = weights.data[0, 0] @ weights.data[0, 0].T
     expected = np.sqrt((x1[0] - x0[0]) @ np.linalg.solve(sigma, x1[0] - x0[0]))
     np.testing.assert_allclose(d.eval(), [expected, 0.0])
     assert np.isfinite(pytensor.grad(d.sum(), weights).eval()).all()
 
 
-@pytest.mark.parametrize("task", [psy.mafc_log_odds, psy.match_to_sample_log_odds])
+@pytest.mark.parametrize("task", [psy.tasks.mafc_log_odds, psy.tasks.match_to_sample_log_odds])
 def test_gradients_stay_finite_far_out(task):
     d = pt.vector("d")
     value, grad = pytensor.function([d], [task(d), pytensor.grad(task(d).sum(), d)])(np.array([0.0, 1.0, 60.0]))
@@ -103,7 +103,7 @@ def test_gradients_stay_finite_far_out(task):
 
 def test_matching_has_no_slope_between_equal_stimuli():
     d = pt.scalar("d")
-    grad = pytensor.grad(psy.match_to_sample_log_odds(d), d)
+    grad = pytensor.grad(psy.tasks.match_to_sample_log_odds(d), d)
     np.testing.assert_allclose(grad.eval({d: 0.0}), 0.0, atol=1e-12)
 
 
@@ -223,8 +223,8 @@ def test_a_psychometric_function_is_fitted_as_scipy_fits_it():
             lambda: psy.psychometric(1.0, 0.0, slope=1.0, guess_rate=0.5, proportion=0.4),
             "proportion is 0.4, which the function never reaches: it rises from the guess rate 0.5 to 1",
         ),
-        (lambda: psy.mafc_log_odds(1.0, 1), "m is 1. Pass the number of alternatives, at least 2"),
-        (lambda: psy.match_to_sample_log_odds(1.0, strategy="guess"), "no strategy 'guess'"),
+        (lambda: psy.tasks.mafc_log_odds(1.0, 1), "m is 1. Pass the number of alternatives, at least 2"),
+        (lambda: psy.tasks.match_to_sample_log_odds(1.0, strategy="guess"), "no strategy 'guess'"),
         (lambda: psy.Response("y", 0.0, chance=1.5), "chance is 1.5"),
         (lambda: psy.Response("y", 0.0, observed=[0.5]), r"'y' holds the response 0.5 at index \(0,\)"),
     ],

@@ -13,7 +13,7 @@ from scipy import optimize, special, stats
 import pm_psyphy as psy
 from pm_psyphy.reports import task_function
 from pm_psyphy.reports.first_crossings import find_first_crossings
-from pm_psyphy.reports.threshold_contours import fit_ellipses, spread_directions
+from pm_psyphy.reports.threshold_contours import ThresholdContours, fit_ellipses, spread_directions
 
 
 def constant_field(covariance, basis_degree=0):
@@ -25,7 +25,7 @@ def constant_field(covariance, basis_degree=0):
 
 
 def two_alternatives(field, reference, comparison):
-    return psy.mafc_log_odds(psy.discriminability(field, reference, comparison))
+    return psy.tasks.mafc_log_odds(psy.tasks.discriminability(field, reference, comparison))
 
 
 def test_a_constant_covariance_gives_its_own_ellipse():
@@ -72,14 +72,16 @@ def test_the_probability_at_the_contour_is_the_criterion(varying, criterion, lap
     )
     found = np.isfinite(contours.radii)
     starts = np.broadcast_to(references[:, None], contours.points.shape)
-    p = psy.oddity_probability(varying, starts[found], contours.points[found], lapse_rate=lapse_rate).eval()
+    p = psy.tasks.oddity_probability(varying, starts[found], contours.points[found], lapse_rate=lapse_rate).eval()
     np.testing.assert_allclose(p, criterion, atol=1e-9)
     assert np.all(np.abs(contours.points[found]) <= 1)
     # No threshold was overlooked: up to the border of the domain P stays below the criterion.
     for r, n in np.argwhere(~found):
         end = references[r] + np.linspace(0, 3, 400)[:, None] * contours.directions[n]
         inside = end[np.all(np.abs(end) <= 1, axis=1)]
-        p = psy.oddity_probability(varying, np.broadcast_to(references[r], inside.shape), inside, lapse_rate=lapse_rate)
+        p = psy.tasks.oddity_probability(
+            varying, np.broadcast_to(references[r], inside.shape), inside, lapse_rate=lapse_rate
+        )
         assert np.all(p.eval() < criterion)
     assert contours.n_missing == np.sum(~found)
     assert "without a threshold inside the domain" in repr(contours) or found.all()
@@ -116,7 +118,7 @@ def test_draws_give_a_contour_each(varying):
 
 def test_quantiles_count_a_missing_threshold_as_beyond_the_border():
     radii = np.array([[[0.1, 0.2]], [[0.3, np.nan]], [[0.2, np.nan]], [[0.4, 0.4]], [[0.5, 0.6]]])
-    contours = psy.ThresholdContours(np.zeros((1, 2)), np.eye(2), radii, np.full((5, 1, 2, 2), np.nan), 2 / 3)
+    contours = ThresholdContours(np.zeros((1, 2)), np.eye(2), radii, np.full((5, 1, 2, 2), np.nan), 2 / 3)
     np.testing.assert_allclose(contours.quantile(0.5).radii, [[0.3, 0.6]])
     np.testing.assert_allclose(contours.quantile(0.75).radii, [[0.4, np.nan]])
 
@@ -222,7 +224,7 @@ def test_a_task_whose_variables_are_not_known_names_them(with_slope):
         psy.threshold_contours(fit, field, x, task=times(other), **TASK)
     with pytest.raises(ValueError, match="The task draws random numbers at each evaluation"):
         psy.threshold_contours(
-            fit, field, x, task=lambda *a: psy.simulated_oddity_log_odds(*a, fresh=True, draws=5), **TASK
+            fit, field, x, task=lambda *a: psy.tasks.simulated_oddity_log_odds(*a, fresh=True, draws=5), **TASK
         )
 
 

@@ -427,10 +427,10 @@ def test_an_empty_selection_is_an_error():
 
 
 def two_alternatives(field, reference, comparison):
-    return psy.mafc_log_odds(psy.discriminability(field, reference, comparison))
+    return psy.tasks.mafc_log_odds(psy.tasks.discriminability(field, reference, comparison))
 
 
-@pytest.mark.parametrize(("task", "chance"), [(psy.oddity_log_odds, 1 / 3), (two_alternatives, 1 / 2)])
+@pytest.mark.parametrize(("task", "chance"), [(psy.tasks.oddity_log_odds, 1 / 3), (two_alternatives, 1 / 2)])
 def test_simulated_responses_have_the_probability_of_their_task(task, chance):
     field = psy.WishartProcess("W", input_dim=2, basis_degree=0, extra_dims=0, weights=[[np.eye(2) / 10]])
     n, lapse_rate = 4000, 0.1

@@ -180,6 +180,6 @@ def test_names_of_the_user_meet_none_of_ours():
         mu = pm.Normal("mu") * mode * weights * constant
         pm.Normal("y", mu, 1, observed=np.linspace(-1, 1, 6), dims="trial")
     found = fit(model)
-    assert psy.bootstrap(found, n=5, random_seed=1, **QUIET)["mu"].shape == (5,)
+    assert psy.bootstrap(found, n_refits=5, random_seed=1, **QUIET)["mu"].shape == (5,)
     assert psy.laplace(found)["mu"].shape == (1000,)
     np.testing.assert_allclose(psy.compile_objective(model).with_data(constant=np.full(6, 2.0)).data["constant"], 2)

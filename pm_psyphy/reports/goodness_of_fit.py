@@ -63,13 +63,14 @@ def goodness_of_fit(
     *,
     by: Any = None,
     bins: int = 10,
-    n: int = 1000,
+    draws: int = 1000,
     random_seed: Any = None,
 ) -> GoodnessOfFit:
     """Compare responses with what a model expects at each level, by the deviance.
 
     The deviance is compared with that of responses drawn from the model: at the estimate, or, with draws, at each of
-    them, a posterior predictive check. A fit follows its data a little, so that p-values err to the large side.
+    them, a posterior predictive check. The p-values are
+    conservative, because the parameters were fitted to the same data.
 
     Parameters
     ----------
@@ -81,8 +82,8 @@ def goodness_of_fit(
         The level of each response: labels, or numbers. Default: the expected proportion.
     bins : int
         Numbers of more levels than this are put in so many groups of about equal size.
-    n : int
-        How many sets of responses are drawn.
+    draws : int
+        Number of sets of responses that are drawn from the model.
     random_seed : int or numpy.random.Generator, optional
 
     Returns
@@ -100,7 +101,7 @@ def goodness_of_fit(
     Wichmann and Hill (2001), The psychometric function: I. Gelman, Meng and Stern (1996), Posterior predictive
     assessment of model fitness.
     """
-    for label, number in {"n": n, "bins": bins}.items():
+    for label, number in {"draws": draws, "bins": bins}.items():
         if not isinstance(number, int | np.integer) or number < 1:
             raise ValueError(f"{label} is {number!r}. Pass a whole number of at least 1.")
     rng = np.random.default_rng(random_seed)
@@ -124,8 +125,8 @@ def goodness_of_fit(
 
     n_trials, n_ones = add_up(trials), add_up(counts)
     expected = np.stack([add_up(trials * row) for row in p])
-    larger = np.empty(n, bool)
-    for i in range(n):
+    larger = np.empty(draws, bool)
+    for i in range(draws):
         row = i % len(p)
         drawn = add_up(rng.binomial(trials, p[row]))
         larger[i] = _deviance(drawn, expected[row], n_trials).sum() >= _deviance(n_ones, expected[row], n_trials).sum()

@@ -39,6 +39,7 @@ def make_datatree(fit: "MAPResult") -> xr.DataTree:
     }
     if fit.starts:
         groups["starts"] = _describe_starts(fit.starts)
+        groups["unconstrained_starts"] = dict_to_dataset(fit.starts.unconstrained, sample_dims=["start"])
     return xr.DataTree.from_dict(groups)
 
 
@@ -117,6 +118,7 @@ def _make_summary(fit: "MAPResult") -> xr.Dataset:
         "optimizer": fit.optimizer,
         "route": fit.route,
         "device": fit.device,
+        "stochastic": int(fit.stochastic),
     }
     return xr.Dataset({"mean_vector": ("rows", vector), **figures}, coords={"rows": rows}, attrs=words)
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -62,6 +63,8 @@ class Draws(ByIdentity, Mapping[str, np.ndarray]):
             )
         group = tree["unconstrained_posterior"].dataset
         arrays = {name: group[name].to_numpy() for name in objective.start}
+        if "chain" not in group.sizes:
+            return cls(objective, arrays)
         return cls(
             objective, {n: a.reshape(-1, *a.shape[2:]) for n, a in arrays.items()}, n_chains=group.sizes["chain"]
         )
@@ -154,6 +157,15 @@ class Draws(ByIdentity, Mapping[str, np.ndarray]):
             ``log_likelihood`` if asked for.
         """
         return xr.DataTree.from_dict(self._describe(log_likelihood))
+
+    def save(self, path: str | Path) -> None:
+        """Save `to_datatree` as netCDF; `load` reads it, and so does ``xarray.open_datatree``.
+
+        Parameters
+        ----------
+        path : path
+        """
+        self.to_datatree().to_netcdf(path)
 
     def describe_along(self, dim: str, *, log_likelihood: bool = False) -> dict[str, xr.Dataset]:
         """Return the groups of `to_datatree` with one dim in place of chains and draws.

@@ -91,6 +91,8 @@ class MAPResult(ByIdentity, Mapping[str, np.ndarray]):
     objective: Objective = field(repr=False)
     is_of_model: bool = field(default=False, repr=False)
     """Whether its data are those that the model held, and not others that were put in their place."""
+    stochastic: bool = field(default=False, repr=False)
+    """Whether the loss was random, as of minibatches."""
 
     @property
     def converged(self) -> bool:
@@ -170,7 +172,7 @@ class MAPResult(ByIdentity, Mapping[str, np.ndarray]):
         return make_datatree(self)
 
     def save(self, path: str | Path) -> None:
-        """Save `to_datatree` as netCDF; `load_map` or ``xarray.open_datatree`` read it.
+        """Save `to_datatree` as netCDF; `load` reads it, and so does ``xarray.open_datatree``.
 
         Parameters
         ----------
@@ -241,6 +243,7 @@ def make_result(
         run_seconds=trajectory.run_seconds,
         objective=objective,
         is_of_model=is_of_model,
+        stochastic=stochastic,
     )
 
 
@@ -259,21 +262,6 @@ def evaluate(objective: Objective, params: Mapping[str, np.ndarray], expression:
     """
     results = objective.evaluate(params, [expression] if isinstance(expression, Variable) else list(expression))
     return results[0] if isinstance(expression, Variable) else results
-
-
-def load_map(path: str | Path) -> xr.DataTree:
-    """Read a fit that `MAPResult.save` wrote.
-
-    Parameters
-    ----------
-    path : path
-
-    Returns
-    -------
-    xarray.DataTree
-    """
-    with xr.open_datatree(path) as tree:
-        return tree.load()
 
 
 def abridge(value: np.ndarray) -> str:

@@ -85,7 +85,7 @@ class Bootstrap(Draws):
 def bootstrap(
     fit: MAPResult | pm.Model,
     *,
-    n: int = 120,
+    n_refits: int = 120,
     dim: str | None = None,
     method: str = "resample",
     strata: Any = None,
@@ -101,8 +101,8 @@ def bootstrap(
     ----------
     fit : MAPResult or pm.Model
         Converged; a model is fitted first.
-    n : int
-        How many data sets.
+    n_refits : int
+        Number of data sets.
     dim : str, optional
         Along which rows are drawn with replacement: a dim of observed variables, and of no parameter. Default: the one
         that these have.
@@ -129,25 +129,25 @@ def bootstrap(
     if isinstance(fit, pm.Model):
         fit = find_map(fit, progressbar=False)
     check_fit(fit)
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n is {n!r}. Pass a whole number of at least 1.")
+    if not isinstance(n_refits, int | np.integer) or n_refits < 1:
+        raise ValueError(f"n_refits is {n_refits!r}. Pass a whole number of at least 1.")
     if method not in ("resample", "parametric"):
         raise ValueError(f"method is {method!r}. Pass 'resample' or 'parametric'.")
     rng = np.random.default_rng(random_seed)
     objective = fit.objective
     if method == "resample":
         dim = dim or find_row_dim(objective.model)
-        take = _resample(count_rows(objective, dim), n, strata, rng)
+        take = _resample(count_rows(objective, dim), n_refits, strata, rng)
         objective = change_density(objective, weighted_dim=dim)
     else:
-        take = _simulate(fit, n, rng)
+        take = _simulate(fit, n_refits, rng)
     near = approximate(objective, fit.unconstrained)
-    found = refit(near, take, n, tolerance=TOLERANCE, progressbar=progressbar)
+    found = refit(near, take, n_refits, tolerance=TOLERANCE, progressbar=progressbar)
     failed = [i for i, status in enumerate(found.status) if status not in (Status.CONVERGED, Status.STALLED)]
     if failed:
         warnings.warn(
-            f"{len(failed)} of {n} fits did not converge ({_count(found.status[failed])}), the first of them number "
-            f"{failed[0]}. The standard errors are of all fits; see `status`.",
+            f"{len(failed)} of {n_refits} fits did not converge ({_count(found.status[failed])}), the first of them "
+            f"number {failed[0]}. The standard errors are of all fits; see `status`.",
             stacklevel=3,
         )
     return Bootstrap(fit.objective, found.params, fit, found.loss, tuple(found.status), found.n_steps)
