@@ -3,13 +3,20 @@ PYTHON := .venv/bin/python
 TEST := -m pytest -n 2 --dist worksteal
 LOCK := uv pip compile -q --universal --generate-hashes --no-header --python-version 3.12 --no-emit-index-url pyproject.toml
 
-.PHONY: demo test test-lowest check wheel-check docs bench lock clean
+.PHONY: demo quick test test-lowest check wheel-check docs bench lock clean
 
 demo: .venv/ready
+	$(PYTHON) examples/psychometric_function.py
+	$(PYTHON) examples/wppm_quickstart.py
 	$(PYTHON) examples/hierarchical_regression.py
 
 test: .venv/ready
 	$(PYTHON) $(TEST)
+
+# What is fast, for people at work: a minute or so.
+quick: .venv/ready
+	$(PYTHON) $(TEST) -m "not slow" tests/test_find_map.py tests/test_result.py tests/test_errors.py tests/test_tasks.py \
+	    tests/test_psychometric.py tests/test_trials.py tests/test_values.py
 
 # The same with the oldest version of each dependency that pyproject.toml allows.
 test-lowest: .venv-lowest/ready
