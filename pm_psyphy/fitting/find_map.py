@@ -53,9 +53,10 @@ def find_map(
     rows: Minibatches | None = None,
     shard: str | None = None,
 ) -> MAPResult:
-    """Find the maximum a posteriori estimate of a PyMC model.
+    """Find the maximum a posteriori (MAP) estimate of a PyMC model: its most probable parameters.
 
-    The model is compiled once, by JAX; a second call on the same model, also after `pm.set_data`, compiles nothing.
+    JAX compiles the model at the first call. Further calls on the same model compile nothing, even after
+    `pm.set_data`. The loss is the negative log posterior of the model's own variables.
 
     Parameters
     ----------
@@ -69,24 +70,24 @@ def find_map(
     momentum : float, optional
         For SGD, in [0, 1).
     steps : int
-        The most steps to take. A step evaluates loss and gradient once, for L-BFGS too.
+        Largest number of steps. Each step evaluates the loss and its gradient once.
     tolerance : float, optional
-        Converged where a further step promises to lower the loss, a negative log posterior, by at most so much, or by
-        no more than it is rounded. Default: 1e-10.
+        The fit has converged when one more step would lower the loss by less than this, or by less than its rounding
+        error. In nats, the units of a log probability. Default: 1e-10.
     log_every : int
-        Steps between two entries of the history, and between two calls of `callback`.
+        Number of steps between two entries of the history, and between two calls of `callback`.
     initvals : dict, optional
         Initial values by variable name, as in `pm.sample`: arrays, ``"prior"`` or ``"support_point"``. Transformed
         names (``"sigma_log__"``) take unconstrained values.
     starts : int
-        How many starts to run, all at once. The best is the result; ``fit.starts`` reports all.
+        Number of starting points. All are run at once, and the best fit is returned; ``fit.starts`` describes all.
     init : {"jitter", "prior"}, optional
         ``"jitter"``, the default for several starts: the initial point, and U(-1, 1) around it in the unconstrained
         space for every start but the first. ``"prior"``: draws from the prior.
     random_seed : int or numpy.random.Generator, optional
-        Of starts and minibatches.
+        Seed for starts and minibatches.
     var_names : sequence of str, optional
-        Which variables the result holds. Default: all free variables and deterministics.
+        Names of the variables in the result. Default: all free variables and deterministics.
     progressbar : bool
         Show step, loss, gradient norm and rate on a terminal.
     callback : callable, optional
@@ -98,17 +99,18 @@ def find_map(
         of another model, other data, another optimiser or another seed is refused. Blocks of rows from an iterable
         are known by the first of them only.
     device : {"cpu", "gpu"}, optional
-        Default: the best there is.
+        Default: a GPU if there is one.
     rows : Minibatches, optional
-        Take each step on some of the rows, as ``rows=psy.Minibatches(500)``. Default: on all of them.
+        Use some of the rows for each step, as in ``rows=psy.Minibatches(500)``. Default: use all rows for each step.
     shard : str, optional
-        Lay the rows along this dim over all devices, each of which computes its own; over those of all processes that
-        have called `join_processes`, each of which has rows of its own. With minibatches, those of each batch.
+        Name of the rows' dim. The rows are divided among all devices, and each device computes its share. After
+        `join_processes`, the devices of all processes are used, and each process passes rows of its own. With
+        minibatches, the rows of each batch are divided.
 
     Returns
     -------
     MAPResult
-        Also where the fit did not converge: `status` and `message` say how it ended, and a warning does.
+        Returned even if the fit did not converge. Check `status` and `message`; a warning is issued as well.
 
     Raises
     ------

@@ -83,7 +83,7 @@ def find_maps(
     Returns
     -------
     MAPResults
-        Also where fits failed: `status` and `messages` say which and how, and a warning does.
+        Returned even if some fits failed. Check `status` and `messages`; a warning is issued as well.
 
     Raises
     ------

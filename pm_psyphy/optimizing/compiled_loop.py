@@ -160,7 +160,7 @@ def get_loop(
 
 
 def find_key(transformation: Any) -> Hashable:
-    """Return what equal transformations have in common, so that an equal one is not compiled anew."""
+    """Return what equal transformations have in common, so that an equal one is not compiled again."""
     key = id(transformation)
     if key not in _KEYS:
         if len(_KEYS) >= MAX_KEYS:

@@ -24,7 +24,7 @@ FEW_NUMBERS = 300_000
 
 
 def spare_memory(objective: Objective, n_at_once: int = 1) -> Objective:
-    """Return the objective, in blocks of rows if its gradients would take more memory than they may.
+    """Return the objective, in blocks of rows if the gradient needs more memory than allowed.
 
     Rows are those of the longest of the observed variables' dims along which they do not depend on each other; where
     there is none, the objective stays as it is.

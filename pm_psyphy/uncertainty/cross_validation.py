@@ -152,7 +152,7 @@ def cross_validate(
     grid : dict of str to sequence, optional
         Values of hyperparameters, which are declared as ``pm.Data("decay_rate", 0.4)``. All combinations are tried.
     random_seed : int or numpy.random.Generator, optional
-        Of the folds.
+        Seed for the folds.
     progressbar : bool
 
     Returns
