@@ -21,7 +21,6 @@ from pm_psyphy.fitting.rescue import search_whole
 from pm_psyphy.optimizing.compiled_loop import Settings
 from pm_psyphy.optimizing.minimise import Progress, minimise
 from pm_psyphy.optimizing.optimizers import LearningRate, make_transformation, name_optimizer
-from pm_psyphy.optimizing.status import Status
 from pm_psyphy.results.map_result import MAPResult, make_result
 from pm_psyphy.rows.lay_rows import lay_rows
 from pm_psyphy.rows.minibatches import Minibatches
@@ -140,11 +139,10 @@ def find_map(
     objective = prepare(model, initvals, place)
     _check_names(var_names, objective.model)
     laid = lay_rows(objective, rows, shard, place, device)
+    watching = {"progressbar": progressbar, "callback": callback, "checkpoint": checkpoint}
     optimizing = {"stochastic": laid.stochastic, "learning_rate": learning_rate, "momentum": momentum}
     points_seed, draws_seed = _draw_seeds(random_seed, shared=shard is not None)
-    points = choose_starts(objective, model, starts, init, initvals, points_seed)
-    if shard is not None:
-        check_same(points, "start")
+    points = choose_starts(objective, model, starts, init, initvals, points_seed, shared=shard is not None)
     search = partial(
         minimise,
         transformation=make_transformation(optimizer, **optimizing),
@@ -153,17 +151,14 @@ def find_map(
         seed=draws_seed,
         given_seed=int(random_seed) if isinstance(random_seed, int | np.integer) else None,
         label=name_optimizer(optimizer, **optimizing),
-        progressbar=progressbar,
-        callback=callback,
-        checkpoint=checkpoint,
+        **watching,
     )
     if laid.is_whole:
         objective, trajectory, diagnosis = search_whole(objective, search, points, initvals, points_seed, is_given)
     else:
         trajectory, diagnosis = search(laid.objective, batches=laid.batches), None
     if not np.isfinite(trajectory.loss).any():
-        example = objective if laid.is_whole else laid.example
-        raise ValueError(explain_at(example, {name: stack[0] for name, stack in points.items()}))
+        raise ValueError(explain_at(laid.example, {name: stack[0] for name, stack in points.items()}))
     fit = make_result(
         objective,
         trajectory,
@@ -175,7 +170,7 @@ def find_map(
         diagnosis=diagnosis,
         is_of_model=not is_given and (rows is None or rows.data is None),
     )
-    if fit.status is not Status.CONVERGED and not (laid.stochastic and fit.status is Status.MAX_STEPS):
+    if fit.has_failed:
         warnings.warn(fit.message, stacklevel=3)
     return fit
 
@@ -223,9 +218,16 @@ def _check_names(var_names: Sequence[str] | None, model: pm.Model) -> None:
             raise ValueError(f"var_names holds {name!r}, which the model does not. It has {', '.join(known)}.")
 
 
-def choose_starts(objective, model, starts, init, initvals, seed) -> dict[str, np.ndarray]:
-    """Return the starts of a fit, each (B, ...); `model` is what the user gave."""
+def choose_starts(objective, model, starts, init, initvals, seed, *, shared: bool = False) -> dict[str, np.ndarray]:
+    """Return the starts of a fit, each (B, ...), the same in all processes if they are shared.
+
+    `model` is what the user gave.
+    """
     if starts == 1 and init is None and (initvals is None or not isinstance(model, Objective)):
-        return {name: value[None] for name, value in objective.start.items()}
-    init = init or ("jitter" if starts > 1 else None)
-    return draw_starts(objective.model, n=starts, init=init, initvals=initvals, random_seed=seed, data=objective.values)
+        points = {name: value[None] for name, value in objective.start.items()}
+    else:
+        settings = {"init": init or ("jitter" if starts > 1 else None), "initvals": initvals, "random_seed": seed}
+        points = draw_starts(objective.model, n=starts, data=objective.values, **settings)
+    if shared:
+        check_same(points, "start")
+    return points

@@ -104,6 +104,11 @@ class MAPResult(ByIdentity, Mapping[str, np.ndarray]):
         """Where the gradient came from; see `Objective`."""
         return self.objective.route
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether the fit ended otherwise than it was meant to: a random loss takes all its steps."""
+        return not (self.converged or (self.stochastic and self.status is Status.MAX_STEPS))
+
     def __getitem__(self, name: str) -> np.ndarray:
         try:
             return self.values_by_name[name]
