@@ -1,11 +1,15 @@
 """Sphinx settings. The pages are Markdown; their Python blocks are run and their output is shown (run_blocks.py)."""
 
+import shutil
 import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from urllib.request import urlopen
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+# The examples draw their pictures beside themselves. A copy of them does, so that no file of the repository changes.
+shutil.copytree(HERE.parent / "examples", HERE / "_build" / "examples", dirs_exist_ok=True)
 
 project = "pm_psyphy"
 author = "The pm_psyphy developers"
@@ -46,7 +50,7 @@ def can_reach(address: str) -> bool:
 intersphinx_mapping = {name: (address, None) for name, address in INVENTORIES.items() if can_reach(address)}
 
 sphinx_gallery_conf = {
-    "examples_dirs": "../examples",
+    "examples_dirs": "_build/examples",
     "gallery_dirs": "gallery",
     "filename_pattern": r"\.py$",
     "within_subsection_order": "gallery.Order",

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parent / "_build" / "examples"
 
 ORDER = [
     "psychometric_function",
