@@ -18,7 +18,7 @@ The way of a fit is the body of `find_map`: compile the model, choose the starts
 
 import importlib
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pm_psyphy import covariances, tasks
 from pm_psyphy.compiling.disk_cache import cache_compilation
@@ -57,6 +57,9 @@ from pm_psyphy.uncertainty.bootstrap import bootstrap
 from pm_psyphy.uncertainty.cross_validation import cross_validate
 from pm_psyphy.uncertainty.laplace import laplace
 from pm_psyphy.uncertainty.sampling import sample
+
+if TYPE_CHECKING:
+    from pm_psyphy import plots
 
 __version__ = version("pm_psyphy")
 

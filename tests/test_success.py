@@ -174,3 +174,12 @@ def test_laplace_leaves_the_edge_of_a_scale(prior, rate):
     mode = (-50 + np.sqrt(2504)) / 2 if prior is pm.HalfNormal else 1 / rate
     assert np.exp(posterior.mode["p_log__"]) == pytest.approx(mode, rel=1e-6)
     assert not np.isnan(posterior.pareto_k)
+
+
+def test_another_optimum_of_the_same_height_is_no_ridge():
+    with pm.Model() as model:
+        pm.Normal("y", pm.Normal("x", 0, 100, initval=0.5) ** 2, 1, observed=4.0)
+    # From 6.5 on, three times as far, the first step leads to the other optimum, at -2.
+    fit = psy.find_map(model, optimizer="sgd", learning_rate=0.016, tolerance=1e-8, **QUIET)
+    assert fit.status is Status.CONVERGED
+    assert fit["x"] == pytest.approx(2, abs=1e-2)

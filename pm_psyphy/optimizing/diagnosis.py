@@ -18,6 +18,8 @@ TOGETHER = 0.1
 SHALLOW = 0.02
 # So many times its way a variable is put farther on, to see whether a search stays there; of so many variables.
 BENT, MOST_SEARCHES = 3.0, 3
+# What has stayed there is farther out than before by at least this share of its way.
+STAYED = 0.5
 # So many times as far from the start as the search has gone, the loss is looked at; where it rises most likely first.
 FARTHER, BEYOND = (1e4, 64.0, 8.0, 1.0, 1e8), 64.0
 # What has shrunk to this share of its start, or is so near to 0 or 1, is at that edge.
@@ -252,8 +254,12 @@ def _look_beyond(objective: Objective, start, params, way, going, status: Status
         if not np.isfinite(rise) or rise <= UNNOTICED:
             return False
         loss, ended = search(farther)
-        came_back = [np.abs(ended[n] - params[n])[m] < 0.5 * np.abs(way[n])[m] for n, m in masks.items()]
-        return loss <= here + UNNOTICED and not any(back.any() for back in came_back)
+        # A rotation or a reflection of the same optimum is no farther out.
+        along, length = (
+            sum(np.sum((to[n] * way[n])[m]) for n, m in masks.items())
+            for to in ({n: ended[n] - params[n] for n in masks}, way)
+        )
+        return loss <= here + UNNOTICED and along >= STAYED * length
 
     suspects, nothing = [name for name, mask in going.items() if mask.any()], {}
     at_edge, unbounded = [], []

@@ -56,8 +56,9 @@ def load(path: str | Path, model: pm.Model | Objective | None = None) -> Any:
 
 def _restore_objective(path: str | Path, tree: xr.DataTree, model: pm.Model | Objective) -> Objective:
     """Return the objective of a model, on the data of a file."""
-    objective = model
-    if not isinstance(objective, Objective):
+    if isinstance(model, Objective):
+        objective = model
+    else:
         objective = assemble_objective(model, jacobian=False, initvals=None, accept=check_trace)
     shapes = {str(n): a.shape[2:] for n, a in tree["unconstrained_posterior"].data_vars.items()}
     wanted = {name: np.shape(value) for name, value in objective.start.items()}
