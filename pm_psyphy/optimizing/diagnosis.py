@@ -18,8 +18,8 @@ TOGETHER = 0.1
 SHALLOW = 0.02
 # So many times its way a variable is put farther on, to see whether a search stays there; of so many variables.
 BENT, MOST_SEARCHES = 3.0, 3
-# What has stayed there is farther out than before by at least this share of its way.
-STAYED = 0.5
+# A ridge has so many strides, each of which ends at least so many times as far from the start as the one before.
+STRIDES, GROWN = 2, 2.0
 # So many times as far from the start as the search has gone, the loss is looked at; where it rises most likely first.
 FARTHER, BEYOND = (1e4, 64.0, 8.0, 1.0, 1e8), 64.0
 # What has shrunk to this share of its start, or is so near to 0 or 1, is at that edge.
@@ -244,22 +244,30 @@ def _look_beyond(objective: Objective, start, params, way, going, status: Status
     def goes_on(rises: list[float]) -> bool:
         return len(rises) > 2 and all(abs(rise) <= UNNOTICED for rise in rises)
 
+    def measure(point: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> float:
+        """Return how far a point is from the start."""
+        return float(np.sqrt(sum(np.sum(np.square(point[n] - start[n])[m]) for n, m in masks.items())))
+
     def goes_on_bent(masks: Mapping[str, np.ndarray]) -> bool:
-        """Whether a search from farther on finds as low a loss there, as along a ridge that is bent."""
-        if search is None:
-            return False
-        farther = move(masks, BENT)
-        rise = evaluate(farther) - here
-        # What costs nothing there is no ridge, and was looked at along its way.
-        if not np.isfinite(rise) or rise <= UNNOTICED:
-            return False
-        loss, ended = search(farther)
-        # A rotation or a reflection of the same optimum is no farther out.
-        along, length = (
-            sum(np.sum((to[n] * way[n])[m]) for n, m in masks.items())
-            for to in ({n: ended[n] - params[n] for n in masks}, way)
-        )
-        return loss <= here + UNNOTICED and along >= STAYED * length
+        """Whether searches from ever farther on find as low a loss there, as along a ridge that is bent.
+
+        Rotations and reflections of an optimum are as low, too, but not ever farther.
+        """
+        point = params
+        for _ in range(STRIDES if search is not None else 0):
+            way_there = {n: np.where(m, point[n] - start[n], 0) for n, m in masks.items()}
+            farther = {n: (v + BENT * way_there[n]).astype(v.dtype) for n, v in point.items()}
+            rise = evaluate(farther) - here
+            if not np.isfinite(rise):
+                return False
+            # What costs nothing along the search's own way was looked at already.
+            if rise <= UNNOTICED:
+                return point is not params
+            loss, ended = search(farther)
+            if loss > here + UNNOTICED or measure(ended, masks) < GROWN * measure(point, masks):
+                return False
+            point = ended
+        return search is not None
 
     suspects, nothing = [name for name, mask in going.items() if mask.any()], {}
     at_edge, unbounded = [], []
