@@ -253,8 +253,10 @@ def _look_beyond(objective: Objective, start, params, way, going, status: Status
 
         Rotations and reflections of an optimum are as low, too, but not ever farther.
         """
+        if search is None:
+            return False
         point = params
-        for _ in range(STRIDES if search is not None else 0):
+        for _ in range(STRIDES):
             way_there = {n: np.where(m, point[n] - start[n], 0) for n, m in masks.items()}
             farther = {n: (v + BENT * way_there[n]).astype(v.dtype) for n, v in point.items()}
             rise = evaluate(farther) - here
@@ -267,7 +269,7 @@ def _look_beyond(objective: Objective, start, params, way, going, status: Status
             if loss > here + UNNOTICED or measure(ended, masks) < GROWN * measure(point, masks):
                 return False
             point = ended
-        return search is not None
+        return True
 
     suspects, nothing = [name for name, mask in going.items() if mask.any()], {}
     at_edge, unbounded = [], []
