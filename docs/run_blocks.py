@@ -50,7 +50,8 @@ def save_figure(folder: Path, page: str) -> str:
     figure = plt.gcf()
     pictures = folder / "pictures"
     pictures.mkdir(exist_ok=True)
-    title = figure.axes[0].get_title()
+    # The style of the pictures puts titles on the left.
+    title = next(filter(None, (figure.axes[0].get_title(loc=side) for side in ("left", "center", "right"))), "")
     path = pictures / f"{page}_{re.sub(r'[^a-z0-9]+', '_', title.lower())}.png"
     figure.savefig(path)
     plt.close("all")
