@@ -98,7 +98,7 @@ def test_the_result_is_a_datatree_with_a_bootstrap_dim(fit):
 
 
 def test_bad_input_is_said(fit):
-    with pytest.raises(ValueError, match="n is 0. Pass a whole number of at least 1"):
+    with pytest.raises(ValueError, match="n_refits is 0. Pass a whole number of at least 1"):
         psy.bootstrap(fit, n_refits=0)
     with pytest.raises(ValueError, match="method is 'jackknife'. Pass 'resample' or 'parametric'"):
         psy.bootstrap(fit, method="jackknife")

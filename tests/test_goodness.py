@@ -224,7 +224,7 @@ def test_bad_input_is_said():
         psy.goodness_of_fit(fit, by=[1, 2])
     with pytest.raises(ValueError, match="Responses by pm.Bernoulli or pm.Binomial: yes. 'no' is none of them"):
         psy.goodness_of_fit(fit, "no")
-    with pytest.raises(ValueError, match="n is 0. Pass a whole number of at least 1"):
+    with pytest.raises(ValueError, match="draws is 0. Pass a whole number of at least 1"):
         psy.goodness_of_fit(fit, draws=0)
     with pytest.raises(ValueError, match=r"Draws have shapes \(5, 2\) and \(5,\)"):
         psy.compare_draws(np.zeros((5, 2)), np.zeros(5))
