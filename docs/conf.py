@@ -9,7 +9,8 @@ from urllib.request import urlopen
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 # The examples draw their pictures beside themselves. A copy of them does, so that no file of the repository changes.
-shutil.copytree(HERE.parent / "examples", HERE / "_build" / "examples", dirs_exist_ok=True)
+shutil.rmtree(HERE / "_build" / "examples", ignore_errors=True)
+shutil.copytree(HERE.parent / "examples", HERE / "_build" / "examples")
 
 project = "pm_psyphy"
 author = "The pm_psyphy developers"

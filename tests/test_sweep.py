@@ -23,7 +23,7 @@ TOLERANCE = 1e-8
 """Above what rounding does to gradients of a few hundred operations (1e-12), below any wrong formula."""
 
 STEPS = 10
-"""Of each fit: enough to see that it moves; from a few starts a model of one observation runs off."""
+"""Of each fit. Many of these models have one observation and no finite optimum, so that none is searched to its end."""
 
 LEAST_SHARE = 0.97
 TABLE = Path(__file__).parents[1] / "docs" / "coverage.md"

@@ -11,7 +11,7 @@ import numpy as np
 import pymc as pm
 from pytensor.scalar.basic import Cast
 
-from pm_psyphy.compiling.devices import check_process, compute_plainly
+from pm_psyphy.compiling.devices import check_process, compute_plainly, move
 from pm_psyphy.compiling.model_graph import check_model, read_data
 from pm_psyphy.compiling.objective import Coords, Objective, check_data, place
 from pm_psyphy.compiling.program import (
@@ -101,6 +101,15 @@ def assemble_objective(
     coords = Coords({dim: labels for dim, labels in model.coords.items() if labels is not None})
     held = Held({}, coords, start, device)
     return _bind(model, held, jacobian=jacobian, weighted_dim=weighted_dim, accept=accept)
+
+
+def prepare_objective(
+    model: pm.Model | Objective | None, *, initvals: Mapping[str, Any] | None = None, device: Any = None
+) -> Objective:
+    """Return what is to be fitted, with its data on a device; an objective that is given stays as it is otherwise."""
+    if not isinstance(model, Objective):
+        return assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace, device=device)
+    return model if device is None else move(model, device)
 
 
 class Held(NamedTuple):

@@ -12,10 +12,9 @@ import numpy as np
 import optax
 import pymc as pm
 
-from pm_psyphy.compiling.devices import compute_plainly, find_device, move, name_device
-from pm_psyphy.compiling.from_model import assemble_objective, explain_at
+from pm_psyphy.compiling.devices import compute_plainly, find_device, name_device
+from pm_psyphy.compiling.from_model import explain_at, prepare_objective
 from pm_psyphy.compiling.objective import Objective
-from pm_psyphy.compiling.program import check_trace
 from pm_psyphy.compiling.starts import draw_starts
 from pm_psyphy.fitting.rescue import search_whole
 from pm_psyphy.optimizing.compiled_loop import Settings
@@ -136,7 +135,7 @@ def find_map(
     begun = time.perf_counter()
     check_settings(steps=steps, log_every=log_every, starts=starts, tolerance=tolerance, init=init)
     place, is_given = find_device(device), isinstance(model, Objective)
-    objective = prepare(model, initvals, place)
+    objective = prepare_objective(model, initvals=initvals, device=place)
     _check_names(var_names, objective.model)
     laid = lay_rows(objective, rows, shard, place, device)
     watching = {"progressbar": progressbar, "callback": callback, "checkpoint": checkpoint}
@@ -173,13 +172,6 @@ def find_map(
     if fit.has_failed:
         warnings.warn(fit.message, stacklevel=3)
     return fit
-
-
-def prepare(model: pm.Model | Objective | None, initvals: Mapping[str, Any] | None, device: Any) -> Objective:
-    """Return what is fitted, with its data on a device."""
-    if isinstance(model, Objective):
-        return move(model, device)
-    return assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace, device=device)
 
 
 def choose_settings(

@@ -16,11 +16,12 @@ from pm_psyphy.compiling.from_model import (
     compile_objective,
     explain_at,
     forget_program,
+    prepare_objective,
 )
 from pm_psyphy.compiling.objective import Objective, check_data, checks_data, place
 from pm_psyphy.compiling.program import check_trace
 from pm_psyphy.compiling.row_weights import WEIGHTS
-from pm_psyphy.fitting.find_map import check_settings, choose_settings, choose_starts, prepare
+from pm_psyphy.fitting.find_map import check_settings, choose_settings, choose_starts
 from pm_psyphy.optimizing.compiled_loop import Settings
 from pm_psyphy.optimizing.diagnosis import Diagnosis, diagnose, find_doubtful
 from pm_psyphy.optimizing.minimise import LastMoves, minimise
@@ -105,7 +106,7 @@ def find_maps(
     begun = time.perf_counter()
     check_settings(steps=steps, log_every=1, starts=starts, tolerance=tolerance, init=init)
     chosen = find_device(device)
-    template = prepare(model, initvals, chosen)
+    template = prepare_objective(model, initvals=initvals, device=chosen)
     sets = read_data_sets(data, dim, template.model.named_vars_to_dims)
     if template.stochastic:
         raise ValueError("The model draws minibatches, and each fit is of all its data. Take pm.Minibatch out of it.")

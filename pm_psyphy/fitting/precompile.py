@@ -6,10 +6,9 @@ import numpy as np
 import optax
 import pymc as pm
 
-from pm_psyphy.compiling.devices import compute_plainly, find_device, move
-from pm_psyphy.compiling.from_model import assemble_objective
+from pm_psyphy.compiling.devices import compute_plainly, find_device
+from pm_psyphy.compiling.from_model import prepare_objective
 from pm_psyphy.compiling.objective import Objective
-from pm_psyphy.compiling.program import check_trace
 from pm_psyphy.optimizing.compiled_loop import get_loop
 from pm_psyphy.optimizing.optimizers import LearningRate, make_transformation
 from pm_psyphy.rows.memory_blocks import spare_memory
@@ -45,12 +44,9 @@ def precompile(
     ValueError
         If a name is unknown, or the shapes do not fit the model.
     """
-    if isinstance(model, Objective):
-        objective = model
-    else:
-        objective = assemble_objective(model, jacobian=False, initvals=None, accept=check_trace)
+    objective = prepare_objective(model, device=find_device(device))
     arrays = {n: np.resize(np.asarray(objective.data.get(n, 0)), shape) for n, shape in (shapes or {}).items()}
-    objective = move(objective.with_data(**arrays), find_device(device))
+    objective = objective.with_data(**arrays)
     transformation = make_transformation(
         optimizer, stochastic=objective.stochastic, learning_rate=learning_rate, momentum=momentum
     )

@@ -271,7 +271,7 @@ def _look_beyond(objective: Objective, start, params, way, going, status: Status
             point = ended
         return True
 
-    suspects, nothing = [name for name, mask in going.items() if mask.any()], {}
+    suspects = [name for name, mask in going.items() if mask.any()]
     at_edge, unbounded = [], []
     if status is Status.CONVERGED:
         at_edge = [n for n in suspects if _is_at_edge(n, way[n][going[n]], params[n][going[n]])]

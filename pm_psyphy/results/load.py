@@ -9,9 +9,8 @@ import pymc as pm
 import xarray as xr
 
 from pm_psyphy.compiling.devices import compute_plainly
-from pm_psyphy.compiling.from_model import assemble_objective, find_observed
+from pm_psyphy.compiling.from_model import find_observed, prepare_objective
 from pm_psyphy.compiling.objective import Objective
-from pm_psyphy.compiling.program import check_trace
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.results.draws import Draws
 from pm_psyphy.results.map_result import History, MAPResult, Starts
@@ -56,10 +55,7 @@ def load(path: str | Path, model: pm.Model | Objective | None = None) -> Any:
 
 def _restore_objective(path: str | Path, tree: xr.DataTree, model: pm.Model | Objective) -> Objective:
     """Return the objective of a model, on the data of a file."""
-    if isinstance(model, Objective):
-        objective = model
-    else:
-        objective = assemble_objective(model, jacobian=False, initvals=None, accept=check_trace)
+    objective = prepare_objective(model)
     shapes = {str(n): a.shape[2:] for n, a in tree["unconstrained_posterior"].data_vars.items()}
     wanted = {name: np.shape(value) for name, value in objective.start.items()}
     if shapes.keys() != wanted.keys():

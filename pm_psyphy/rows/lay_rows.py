@@ -19,16 +19,24 @@ class LaidRows:
     objective : Objective
         What is searched; of one batch, if there are batches.
     batches : Batches or None
-    example : Objective
-        The same on one device, of some rows, to explain a failure.
+    whole : Objective
+        As it was given.
+    unsharded : Batches or None
+        The batches on one device.
     is_whole : bool
         Whether all rows are there, on one device.
     """
 
     objective: Objective
     batches: Batches | None
-    example: Objective
+    whole: Objective
+    unsharded: Batches | None
     is_whole: bool
+
+    @property
+    def example(self) -> Objective:
+        """The objective of some rows on one device, to explain a failure."""
+        return self.whole if self.unsharded is None else self.unsharded.take_first()
 
     @property
     def stochastic(self) -> bool:
@@ -64,10 +72,10 @@ def lay_rows(
     """
     if rows is None:
         laid = objective if shard is None else shard_objective(objective, shard, platform)
-        return LaidRows(laid, None, objective, is_whole=shard is None)
+        return LaidRows(laid, None, objective, None, is_whole=shard is None)
     if not isinstance(rows, Minibatches):
         raise TypeError(f"rows is {rows!r}. Pass psy.Minibatches(size), or None for all rows at once.")
     n_processes = 1 if shard is None else jax.process_count()
     own = make_batches(objective, replace(rows, dim=rows.dim or shard), device, n_processes)
     batches = own if shard is None else shard_batches(own, shard, platform)
-    return LaidRows(batches.objective, batches, own.take_first(), is_whole=False)
+    return LaidRows(batches.objective, batches, objective, own, is_whole=False)
