@@ -11,7 +11,8 @@ from scipy import integrate, special, stats
 
 import pm_psyphy as psy
 from pm_psyphy.common.row_function import NumPyGraph, RowFunction
-from pm_psyphy.compiling.jax_linker import ROWS_OF_BLOCK, translate
+from pm_psyphy.compiling.jax_linker import translate
+from pm_psyphy.compiling.row_loops import ROWS_OF_BLOCK
 from pm_psyphy.psychophysics.oddity import log_incorrect
 from pm_psyphy.psychophysics.oddity_plane import plane_op
 from pm_psyphy.psychophysics.oddity_space import space_op

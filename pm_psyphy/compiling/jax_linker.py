@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,6 @@ from pytensor.compile.builders import OpFromGraph
 from pytensor.compile.mode import get_mode
 from pytensor.graph.basic import Constant
 from pytensor.graph.fg import FunctionGraph
-from pytensor.graph.rewriting.utils import rewrite_graph
 from pytensor.graph.traversal import graph_inputs
 from pytensor.link.utils import fgraph_to_python
 from pytensor.scalar.math import PolyGamma, Softplus
@@ -27,12 +25,9 @@ from pytensor.tensor.subtensor import AdvancedIncSubtensor, BaseSubtensor, IncSu
 from pytensor.tensor.type import TensorType
 
 from pm_psyphy.common.row_function import RUN_ONCE, RowFunction
+from pm_psyphy.compiling.host_ops import run_on_host
 from pm_psyphy.compiling.model_graph import Tensor, name_op
-
-# A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
-ROWS_OF_BLOCK = 1024
-# How ops failed on the host, the latest time.
-HOST_FAILURES: dict[str, str] = {}
+from pm_psyphy.compiling.row_loops import run_rows
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +94,12 @@ def translate(
             if on_host is None:
                 raise OpNotInJAX(name_op(op), error) from error
             on_host.add(name_op(op))
-            return _run_on_host(node)
+            return run_on_host(node)
 
         try:
             in_jax = _find_own(node) or jax_funcify(op, node=node, **kwargs)
             if isinstance(op, RowFunction):
-                in_jax = _run_rows(in_jax, jax_funcify(op.scales))
+                in_jax = run_rows(in_jax, jax_funcify(op.scales))
         except Exception as error:
             return fall_back(error)
 
@@ -228,73 +223,6 @@ def _multiply_transposed(matrix: Any, column: Any) -> Any:
     return (column.T @ matrix.T).T
 
 
-def _run_rows(function: Callable[..., Sequence[Any]], find_scales: Callable) -> Callable:
-    """Wrap a row function, so that it runs in blocks, and a Hessian differentiates it once for all its directions."""
-    import jax
-    import jax.numpy as jnp
-
-    blocked = _run_in_blocks(function)
-
-    @jax.custom_batching.custom_vmap
-    def run_once(*vectors):
-        return blocked(*vectors)
-
-    @run_once.def_vmap
-    def run_batch(n_batch, is_batched, *vectors):
-        """Run the rows of a batch as one long column, in blocks that are no larger than before."""
-        stacks = [
-            v if batched else jnp.broadcast_to(v, (n_batch, *v.shape))
-            for v, batched in zip(vectors, is_batched, strict=True)
-        ]
-        results = run_once(*(stack.reshape(-1) for stack in stacks))
-        return [r.reshape(n_batch, -1) for r in results], [True] * len(results)
-
-    @jax.custom_jvp
-    def run(*vectors):
-        return run_once(*vectors)
-
-    def differentiate(*rows):
-        """Return value and derivatives, (1 + n, N), and second derivatives, (n, n, N)."""
-        n, dtype = len(rows), rows[0].dtype
-        steps = jnp.finfo(dtype).eps ** (1 / 3) * jnp.stack(find_scales(*rows))
-        # The function is compiled once: for the row itself, and for one step up and down from each input.
-        shifts = jnp.concatenate([jnp.zeros((1, n), dtype), jnp.eye(n, dtype=dtype), -jnp.eye(n, dtype=dtype)])
-        found = jax.lax.map(lambda e: jnp.stack(function(*(jnp.stack(rows) + e[:, None] * steps))), shifts)
-        up, down = found[1 : n + 1, 1:], found[n + 1 :, 1:]
-        return found[0], jnp.moveaxis(up - down, 0, 1) / (2 * steps)
-
-    twice = _run_in_blocks(differentiate)
-
-    @run.defjvp
-    def run_along(vectors, tangents):
-        found, second = twice(*vectors)
-        # Written out, since a product of small matrices for each row is slow.
-        changes = [sum(entry * d for entry, d in zip(row, tangents, strict=True)) for row in (found[1:], *second)]
-        return list(found), changes
-
-    return run
-
-
-def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
-    """Wrap a function of arrays (N,), to arrays (..., N), so that it takes them in blocks that fit a cache."""
-    import jax
-    import jax.numpy as jnp
-
-    def run(*vectors):
-        n = vectors[0].shape[0]
-        if n <= ROWS_OF_BLOCK:
-            return list(function(*vectors))
-        n_blocks = -(-n // ROWS_OF_BLOCK)
-        size = -(-n // n_blocks)
-        # Copies of the last row fill the last block: they are as finite as that is.
-        blocks = [jnp.pad(v, (0, n_blocks * size - n), mode="edge").reshape(n_blocks, size) for v in vectors]
-        results = jax.lax.map(lambda rows: tuple(function(*rows)), blocks)
-        joined = [jnp.moveaxis(r, 0, -2) for r in results]
-        return [r.reshape(*r.shape[:-2], -1)[..., :n] for r in joined]
-
-    return run
-
-
 def _note_limits(node: Any, args: Sequence[Any], fgraph: FunctionGraph, limits: list[IndexLimit]) -> None:
     """Note what indexes the axes of a node's first input, unless it is known here to be in range."""
     from jax.core import Tracer
@@ -364,74 +292,3 @@ def _as_declared(results: Any, node: Any) -> Any:
     if len(node.outputs) > 1:
         return [cast(r, v) if isinstance(v.type, TensorType) else r for r, v in zip(results, node.outputs, strict=True)]
     return cast(results, node.outputs[0]) if isinstance(node.outputs[0].type, TensorType) else results
-
-
-def _run_on_host(node: Any) -> Callable:
-    """Wrap one node, compiled by PyTensor, in a callback whose output shapes follow from its input shapes."""
-    import jax
-
-    free = [i for i, v in enumerate(node.inputs) if not isinstance(v, Constant)]
-    if not all(isinstance(v.type, TensorType) for v in [*(node.inputs[i] for i in free), *node.outputs]):
-        raise NotImplementedError(f"{node.op} has inputs or outputs that are not arrays.")
-    compiled: list[Callable] = []
-
-    def call(shapes, *values):
-        if not compiled:
-            inputs = {i: node.inputs[i].type() for i in free}
-            outputs = _rebuild(node, inputs)
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", message="Numba will use object mode")
-                # Scalar functions need a compiler to be fast; ops on whole arrays are NumPy's and SciPy's already, and
-                # some take minutes to compile.
-                mode = None if isinstance(node.op, Elemwise) else RUN_ONCE
-                compiled.append(pytensor.function(list(inputs.values()), outputs, mode, on_unused_input="ignore"))
-        arrays = [np.array(v, node.inputs[i].dtype) for i, v in zip(free, values, strict=True)]
-        try:
-            results = compiled[0](*arrays)
-        except Exception as error:
-            # A search may come to where an op of the user's own, such as a solver, fails: no density is there.
-            HOST_FAILURES[name_op(node.op)] = f"{type(error).__name__}: {error}".partition("\n")[0]
-            results = [np.full(s.shape, np.nan) for s in shapes]
-        return tuple(np.asarray(r, s.dtype).reshape(s.shape) for r, s in zip(results, shapes, strict=True))
-
-    def on_host(*args):
-        inputs = {i: TensorType(node.inputs[i].dtype, shape=np.shape(args[i]))() for i in free}
-        outputs = _rebuild(node, inputs)
-        try:
-            known = [_static_shape(v) for v in outputs]
-        except NotImplementedError:
-            known = _try_shapes(node, inputs)
-        shapes = tuple(
-            jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(v.dtype))
-            for shape, v in zip(known, outputs, strict=True)
-        )
-        arrays = (args[i] for i in free)
-        results = jax.pure_callback(partial(call, shapes), shapes, *arrays, vmap_method="sequential")
-        return results if len(results) > 1 else results[0]
-
-    return on_host
-
-
-def _try_shapes(node: Any, inputs: dict[int, Tensor]) -> list[tuple[int, ...]]:
-    """Return the shapes that an op of the user's own, which does not tell them, gives of ones.
-
-    Of PyTensor's own ops, those that do not tell have shapes that depend on values.
-    """
-    if type(node.op).__module__.startswith("pytensor."):
-        raise NotImplementedError(f"{node.op} has an output whose shape depends on values.")
-    ones = [inputs[i].type.filter(np.ones(inputs[i].type.shape, inputs[i].dtype)) for i in inputs]
-    function: Any = pytensor.function(list(inputs.values()), _rebuild(node, inputs), RUN_ONCE, on_unused_input="ignore")
-    return [np.shape(result) for result in function(*ones)]
-
-
-def _rebuild(node: Any, inputs: dict[int, Tensor]) -> list[Tensor]:
-    return node.clone_with_new_inputs([inputs.get(i, v) for i, v in enumerate(node.inputs)], strict=False).outputs
-
-
-def _static_shape(variable: Tensor) -> tuple[int, ...]:
-    if None not in variable.type.shape:
-        return variable.type.shape
-    shape = rewrite_graph(variable.shape, include=("canonicalize", "ShapeOpt"), clone=True)
-    if not isinstance(shape, Constant):
-        raise NotImplementedError(f"{variable.owner.op} has an output whose shape depends on values.")
-    return tuple(int(n) for n in shape.data)

@@ -21,7 +21,7 @@ from pytensor.tensor.type import TensorType
 
 from pm_psyphy.common.arrays import convert_array, read_array
 from pm_psyphy.common.row_function import RUN_ONCE
-from pm_psyphy.compiling.jax_linker import HOST_FAILURES
+from pm_psyphy.compiling.host_ops import HOST_FAILURES
 from pm_psyphy.compiling.model_graph import lift
 
 _DRAWERS: WeakKeyDictionary[pm.Model, dict[Any, Any]] = WeakKeyDictionary()
