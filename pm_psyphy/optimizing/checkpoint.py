@@ -15,7 +15,7 @@ import numpy as np
 from pm_psyphy.compiling.model_graph import OWN, lift
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.compiling.signatures import sign, sign_graph
-from pm_psyphy.optimizing.compiled_loop import Search
+from pm_psyphy.optimizing.search_step import Search
 
 FORMAT = 3
 # Of what has to agree: what is shown if it does not, and what is one thing.

@@ -3,9 +3,8 @@
 import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,7 @@ import optax
 from pm_psyphy.compiling.flat_parameters import Layout, VectorTransformation, find_layout
 from pm_psyphy.compiling.program import Data, Program
 from pm_psyphy.compiling.signatures import sign
-from pm_psyphy.optimizing.lbfgs import LBFGSState
-from pm_psyphy.optimizing.map_kernel import update_params
+from pm_psyphy.optimizing.search_step import UNSTARTED, Code, Search, init_search, take_step
 
 # Rows of history that one chunk can hold, shared among the starts; a chunk ends when they are full.
 HISTORY_ROWS = 16384
@@ -26,64 +24,11 @@ CHUNK_SECONDS = 0.25
 FIRST_CHUNK = 16
 # Steps of each chunk where several processes search together.
 STEPS_TOGETHER = 64
-# The step of a search that has not begun.
-UNSTARTED = np.int32(-1)
-# So many steps of a first-order method in a row promise little where it has converged.
-QUIET = 50
-# By so much each derivative has to have fallen; or, after many quiet steps, be smaller than the largest of all.
-REDUCED, SMALL = 0.1, 1e-3
 # Loops kept compiled for one model.
 MAX_LOOPS = 16
 # What transformations are known by, by their ids.
 MAX_KEYS = 64
 _KEYS: dict[int, tuple[Any, Hashable]] = {}
-
-
-class Code(IntEnum):
-    """Where a search stands, as the compiled loop writes it."""
-
-    RUNNING = 0
-    CONVERGED = 1
-    STALLED = 2
-    DIVERGED = 3
-
-
-class Search(NamedTuple):
-    """State of a search; with several starts, each field has a leading axis for them."""
-
-    params: Any
-    """One vector for a `VectorTransformation`, else a dict by name."""
-    opt_state: Any
-    step: jax.Array
-    """Evaluations of the loss so far; those of a search that has ended are no longer counted."""
-    code: jax.Array
-    best_params: Any
-    best_loss: jax.Array
-    best_gradient_norm: jax.Array
-    promise: jax.Array
-    """By how much, at most, a further step promised to lower the loss."""
-    watch: Any
-    """What else tells whether it has converged: `Peaks` of L-BFGS, a `Watch` of a first-order method."""
-
-    @property
-    def furthest(self) -> int:
-        """The step of the search that came furthest, on the host."""
-        return int(np.max(np.asarray(self.step)))
-
-
-class Peaks(NamedTuple):
-    """The largest size of each derivative so far, and how many steps in a row have promised little."""
-
-    sizes: jax.Array
-    n_quiet: jax.Array
-
-
-class Watch(NamedTuple):
-    """The point before, its gradient, and how many steps in a row have promised little."""
-
-    params: Any
-    grads: Any
-    n_quiet: jax.Array
 
 
 @dataclass(frozen=True)
@@ -183,7 +128,7 @@ def _compile_loop(
     layout = find_layout({name: stack[0] for name, stack in starts.items()}) if as_vector else None
     params = _arrange(starts, layout)
     stochastic = program.stochastic or bool(stream)
-    init = partial(_init_search, transformation, n_starts, np.result_type(*jax.tree.leaves(params)), not stochastic)
+    init = partial(init_search, transformation, n_starts, np.result_type(*jax.tree.leaves(params)), not stochastic)
     shapes = jax.eval_shape(init, params)
     unstarted = jax.tree.map(lambda a: np.zeros(a.shape, a.dtype), shapes)
     unstarted = unstarted._replace(step=np.full_like(unstarted.step, UNSTARTED))
@@ -223,18 +168,6 @@ def _on_vector(program: Program, layout: Layout) -> tuple[Callable, Callable]:
     return value, value_and_grad
 
 
-def _init_search(transformation, n_starts: int, dtype: Any, watched: bool, params: Any) -> Search:
-    def init(params):
-        infinite = jnp.asarray(jnp.inf, dtype)
-        state, zero = transformation.init(params), jnp.int32(0)
-        zeros = jax.tree.map(jnp.zeros_like, params)
-        own = Peaks(zeros, zero) if isinstance(state, LBFGSState) else Watch(params, zeros, zero)
-        watch = own if watched else ()
-        return Search(params, state, zero, zero, params, infinite, infinite, infinite, watch)
-
-    return (jax.vmap(init) if n_starts > 1 else init)(params)
-
-
 def _make_advance(
     evaluate: tuple[Callable, Callable],
     transformation,
@@ -244,69 +177,11 @@ def _make_advance(
     batched: frozenset[str],
 ) -> Callable:
     """Return the function that takes a search some steps on, all of it inside one compiled loop."""
-    value, value_and_grad = evaluate
-
-    def take_step(search: Search, data, key, tolerance) -> tuple[Search, jax.Array]:
-        loss, grads = value_and_grad(search.params, data, key)
-        norm = jnp.max(jnp.stack([jnp.max(jnp.abs(g), initial=0) for g in jax.tree.leaves(grads)])).astype(loss.dtype)
-        finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        params, opt_state = update_params(
-            transformation, search.params, search.opt_state, loss, grads, lambda p: value(p, data, key)
-        )
-        is_lbfgs = isinstance(opt_state, LBFGSState)
-        dealt_with: Any = True
-        if is_lbfgs:
-            # A trial point that is not accepted has no promise of its own.
-            is_point = opt_state.line.value == loss
-            promise, watch = jnp.where(is_point, opt_state.line.worst, jnp.inf), search.watch
-            if isinstance(watch, Peaks):
-                # Where scales differ widely, the pairs know nothing yet of the smaller ones, whose derivatives stay.
-                sizes = jnp.where(is_point, jnp.maximum(watch.sizes, jnp.abs(grads)), watch.sizes)
-                noise = jnp.finfo(loss.dtype).eps * jnp.max(sizes, initial=0)
-                counted = jnp.where(promise <= find_limit(tolerance, loss), watch.n_quiet + 1, 0)
-                n_quiet = jnp.where(is_point, counted, watch.n_quiet)
-                watch = Peaks(sizes, n_quiet)
-                reduced = REDUCED * sizes + noise
-                # What has long promised little may keep small derivatives, which are rounding.
-                reduced = jnp.where(n_quiet >= QUIET, jnp.maximum(reduced, SMALL * jnp.max(sizes, initial=0)), reduced)
-                dealt_with = jnp.all(jnp.abs(grads) <= reduced) | (norm == 0)
-        elif isinstance(search.watch, Watch):
-            promise, watch = _look_back(search, loss, grads, tolerance)
-        else:
-            promise, watch = jnp.asarray(jnp.inf, loss.dtype), ()
-        little = finite & (tolerance >= 0) & (promise <= find_limit(tolerance, loss))
-        # The trial points of a line search may be worse, or outside the domain: that is its business.
-        failed = (~finite & (search.step == 0)) if is_lbfgs else ~finite
-        stalled = opt_state.line.stalled > 0 if is_lbfgs else jnp.zeros_like(finite)
-        converged = little & dealt_with
-        better = converged | (finite & (stochastic | (loss < search.best_loss)))
-        best_loss = jnp.where(better, loss, search.best_loss)
-        best_norm = jnp.where(better, norm, search.best_gradient_norm)
-        code = jnp.where(
-            converged, Code.CONVERGED, jnp.where(failed, Code.DIVERGED, jnp.where(stalled, Code.STALLED, Code.RUNNING))
-        )
-        new = Search(
-            params=params,
-            opt_state=opt_state,
-            step=search.step + 1,
-            code=code.astype(jnp.int32),
-            best_params=jax.tree.map(lambda p, q: jnp.where(better, p, q), search.params, search.best_params),
-            best_loss=best_loss,
-            best_gradient_norm=best_norm,
-            promise=promise,
-            watch=watch,
-        )
-        shown = (best_loss, best_norm) if is_lbfgs else (loss, norm)
-        return new, jnp.stack(shown)
-
-    def choose(flag, new: Search, old: Search) -> Search:
-        return jax.tree.map(lambda a, b: jnp.where(jnp.expand_dims(flag, range(flag.ndim, a.ndim)), a, b), new, old)
-
-    rows = _history_rows(n_starts)
+    step, rows = partial(take_step, evaluate, transformation, stochastic), _history_rows(n_starts)
 
     def advance(search: Search, data, stream, at, seed, n_steps, evaluations, log_every, tolerance):
         fresh = search.step == UNSTARTED
-        search = jax.lax.cond(jnp.any(fresh), lambda: choose(fresh, init(search.params), search), lambda: search)
+        search = jax.lax.cond(jnp.any(fresh), lambda: _choose(fresh, init(search.params), search), lambda: search)
         # Searches that have not ended are all at this step, unless some began later than others.
         first, key = jnp.max(search.step), jax.random.key(seed) if stochastic else None
         skipped = jax.lax.rem(first, log_every)
@@ -316,8 +191,8 @@ def _make_advance(
 
         def take_steps(search: Search, data, key, tolerance):
             own = {name: 0 if name in batched else None for name in data}
-            new, shown = jax.vmap(take_step, (0, own, None, None))(search, data, key, tolerance)
-            return choose(find_active(search), new, search), shown
+            new, shown = jax.vmap(step, (0, own, None, None))(search, data, key, tolerance)
+            return _choose(find_active(search), new, search), shown
 
         def proceed(carry):
             search, _, taken = carry
@@ -327,7 +202,7 @@ def _make_advance(
             search, history, taken = carry
             folded = None if key is None else jax.random.fold_in(key, first + taken)
             own = {n: jax.lax.dynamic_index_in_dim(a, at + taken, keepdims=False) for n, a in stream.items()}
-            search, shown = (take_steps if n_starts > 1 else take_step)(search, data | own, folded, tolerance)
+            search, shown = (take_steps if n_starts > 1 else step)(search, data | own, folded, tolerance)
             # Both are not negative, so that the plain quotients of the machine do.
             offset = taken + skipped
             row = jnp.where(jax.lax.rem(offset, log_every) == 0, jax.lax.div(offset, log_every), rows)
@@ -340,29 +215,9 @@ def _make_advance(
     return advance
 
 
-def find_limit(tolerance: Any, loss: Any) -> Any:
-    """Return by how much a step has to lower a loss to be worth taking: the tolerance, or the rounding of the loss."""
-    return jnp.maximum(tolerance, jnp.finfo(loss.dtype).eps * jnp.abs(loss))
-
-
-def _look_back(search: Search, loss, grads, tolerance) -> tuple[jax.Array, Watch]:
-    """Return what is to be gained along the last step, of a method that keeps no curvature.
-
-    Near the optimum its steps follow the directions that are the slowest. A step or two may miss them by chance, so
-    that several in a row have to agree.
-    """
-    change = jax.tree.map(jnp.subtract, search.params, search.watch.params)
-    curvature = _multiply_trees(change, jax.tree.map(jnp.subtract, grads, search.watch.grads))
-    slope = _multiply_trees(change, grads)
-    gain = jnp.where(curvature > 0, slope**2 / (2 * jnp.where(curvature > 0, curvature, 1)), jnp.inf)
-    gain = jnp.where(_multiply_trees(grads, grads) == 0, 0, gain).astype(loss.dtype)
-    n_quiet = jnp.where(gain <= find_limit(tolerance, loss), search.watch.n_quiet + 1, 0)
-    promise = jnp.where((n_quiet >= QUIET) | (gain == 0), gain, jnp.inf)
-    return promise, Watch(search.params, grads, n_quiet)
-
-
-def _multiply_trees(a: Any, b: Any) -> jax.Array:
-    return sum((jnp.vdot(x, y) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)), jnp.zeros(()))
+def _choose(flag, new: Search, old: Search) -> Search:
+    """Return the new state of the searches that are flagged, the old one of the others."""
+    return jax.tree.map(lambda a, b: jnp.where(jnp.expand_dims(flag, range(flag.ndim, a.ndim)), a, b), new, old)
 
 
 def run_chunks(

@@ -41,6 +41,20 @@ class Line(NamedTuple):
     worst: Any  # the larger of the last two promises: one alone may come from a direction that is not known yet
 
 
+class Trial(NamedTuple):
+    """A trial point, and what becomes of it."""
+
+    value: Any  # loss
+    slope: Any  # directional derivative along the line
+    vectors: jax.Array  # (4, P) gradient, the differences y and s from the last point, direction of the line
+    products: jax.Array  # (4, 4) of these with each other
+    finite: Any
+    decreased: Any  # enough to be the lower end of the bracket
+    is_first: Any  # of all: there is no line yet
+    exhausted: Any  # no further trial on this line
+    accepted: Any  # it is the next point
+
+
 class LBFGSState(NamedTuple):
     """What L-BFGS remembers between two evaluations, of P parameters and m pairs."""
 
@@ -106,68 +120,77 @@ def lbfgs(memory_size: int | None = None, *, first_step: float = 1.0) -> optax.G
         )
 
     def update(grads: Any, state: Any, params: Any, *, value: Any, **_: Any) -> tuple[Any, Any]:
-        line, m = state.line, state.s_y.size - 1
-        s, y = params - state.point, grads - state.grad
-        vectors = jnp.stack([grads, y, s, state.direction])
-        products = _multiply(vectors, vectors)
-        g_g, slope, y_y, s_y = products[0, 0], products[0, 3], products[1, 1], products[1, 2]
-
-        finite = jnp.isfinite(value) & jnp.isfinite(slope)
-        decreased = finite & _is_decrease(line, value, slope)
-        is_first, exhausted = jnp.isinf(line.value), line.n_trials + 1 >= MAX_TRIALS
-        accepted = is_first | (decreased & ((slope >= CURVATURE * line.slope) | exhausted))
-        turns = accepted | exhausted
-        # Along a pair, the gradient must grow.
-        stored = accepted & ~is_first & (s_y > jnp.finfo(s.dtype).eps * y_y)
-
-        point, grad = jnp.where(accepted, params, state.point), jnp.where(accepted, grads, state.grad)
-        slot = jnp.where(stored, jax.lax.rem(line.n_pairs.astype(jnp.int32), jnp.int32(m)), m)
-        pair = jnp.where(stored, jnp.stack([s, y]), 0.0)
-        pairs = jax.lax.dynamic_update_slice_in_dim(state.pairs, pair, 2 * slot, 0)
-        products = _multiply(pairs, vectors).reshape(m + 1, 2, -1)
-        small = _remember(state, slot, jnp.where(stored, products[..., 1], 0.0), jnp.where(stored, s_y, 0.0))
-        scale = jnp.where(stored, s_y / y_y, line.scale)
-
-        quasi_newton = -scale * grads - _weigh(small, products[..., 0], scale) @ pairs
-        quasi_slope = (vectors @ quasi_newton)[0]
-        n_pairs = line.n_pairs + stored
-        sound = (n_pairs > 0) & (quasi_slope < 0) & accepted
-        # Without pairs the curvature is unknown, unless the parameters were scaled to have about 1.
-        unknown = jnp.where(g_g == 0, 0.0, g_g / 2 if math.isinf(first_step) else jnp.inf)
-        promise = jnp.where(sound, -quasi_slope / 2, unknown)
-        # Neither this bound of the length of a gradient nor what is made of it overflows where its square does.
-        length = jnp.minimum(jnp.sqrt(g_g), jnp.sqrt(1.0 * grad.size) * jnp.max(jnp.abs(grads), initial=0))
-        length = jnp.where(accepted, length, line.length)
-        steepest = -grad / jnp.maximum(1.0, length / first_step)
-        new_slope = jnp.where(sound, quasi_slope, -length * jnp.minimum(length, first_step))
-        new_value = jnp.where(accepted, value, line.value)
-        is_idle = (value >= line.value - 2 * jnp.finfo(value.dtype).eps * jnp.abs(line.value)) & (length >= line.length)
-        n_idle = jnp.where(is_idle, line.n_idle + 1, 0)
-        turned = Line(
-            value=new_value, length=length, slope=new_slope, stepsize=1.0,
-            low=0.0, low_value=new_value, low_slope=new_slope, high=jnp.inf, n_trials=0.0,
-            n_pairs=jnp.where(sound, n_pairs, 0.0), scale=jnp.where(sound, scale, 1.0),
-            n_idle=n_idle, stalled=jnp.where(accepted, n_idle >= MAX_IDLE, line.n_pairs == 0),
-            promise=jnp.where(accepted, promise, line.promise),
-            worst=jnp.where(accepted, jnp.where(g_g == 0, 0.0, jnp.maximum(promise, line.promise)), line.worst),
-        )  # fmt: skip
-        numbers = jnp.where(
-            turns, _pack(turned, value.dtype), _pack(_narrow(line, value, slope, decreased, finite), value.dtype)
-        )
-        new = LBFGSState(
+        trial = _judge(state, params, grads, value)
+        kept, line, products = _keep_pair(state, trial)
+        quasi_newton = -line.scale * grads - _weigh(kept, products, line.scale) @ kept.pairs
+        turned, direction = _turn(state, trial, line, quasi_newton, first_step)
+        turns = trial.accepted | trial.exhausted
+        point = jnp.where(trial.accepted, params, state.point)
+        new = kept._replace(
             point=point,
-            grad=grad,
-            direction=jnp.where(turns, jnp.where(sound, quasi_newton, steepest), state.direction),
-            numbers=numbers,
-            pairs=pairs,
-            r_inverse=small.r_inverse,
-            y_y=small.y_y,
-            s_y=small.s_y,
+            grad=jnp.where(trial.accepted, grads, state.grad),
+            direction=jnp.where(turns, direction, state.direction),
+            numbers=jnp.where(turns, _pack(turned, value.dtype), _pack(_narrow(state.line, trial), value.dtype)),
         )
         return point + new.line.stepsize * new.direction - params, new
 
     flat = optax.flatten(optax.GradientTransformationExtraArgs(init, cast(Any, update)))
     return VectorTransformation(*flat)
+
+
+def _judge(state: LBFGSState, params, grads, value) -> Trial:
+    line = state.line
+    vectors = jnp.stack([grads, grads - state.grad, params - state.point, state.direction])
+    products = _multiply(vectors, vectors)
+    slope = products[0, 3]
+    finite = jnp.isfinite(value) & jnp.isfinite(slope)
+    decreased = finite & _is_decrease(line, value, slope)
+    is_first, exhausted = jnp.isinf(line.value), line.n_trials + 1 >= MAX_TRIALS
+    accepted = is_first | (decreased & ((slope >= CURVATURE * line.slope) | exhausted))
+    return Trial(value, slope, vectors, products, finite, decreased, is_first, exhausted, accepted)
+
+
+def _keep_pair(state: LBFGSState, trial: Trial) -> tuple[LBFGSState, Line, jax.Array]:
+    """Return the state with the pair of an accepted point, its line, and the pairs' products with the gradient."""
+    line, m = state.line, state.s_y.size - 1
+    y_y, s_y = trial.products[1, 1], trial.products[1, 2]
+    # Along a pair, the gradient must grow.
+    stored = trial.accepted & ~trial.is_first & (s_y > jnp.finfo(s_y.dtype).eps * y_y)
+    slot = jnp.where(stored, jax.lax.rem(line.n_pairs.astype(jnp.int32), jnp.int32(m)), m)
+    pair = jnp.where(stored, trial.vectors[2:0:-1], 0.0)
+    pairs = jax.lax.dynamic_update_slice_in_dim(state.pairs, pair, 2 * slot, 0)
+    products = _multiply(pairs, trial.vectors).reshape(m + 1, 2, -1)
+    kept = _remember(state, slot, jnp.where(stored, products[..., 1], 0.0), jnp.where(stored, s_y, 0.0))
+    line = line._replace(n_pairs=line.n_pairs + stored, scale=jnp.where(stored, s_y / y_y, line.scale))
+    return kept._replace(pairs=pairs), line, products[..., 0]
+
+
+def _turn(state: LBFGSState, trial: Trial, known: Line, quasi_newton, first_step: float) -> tuple[Line, jax.Array]:
+    """Return the next line from an accepted point, or from the last one if no trial was, and its direction."""
+    line, accepted, grads, g_g = state.line, trial.accepted, trial.vectors[0], trial.products[0, 0]
+    quasi_slope = (trial.vectors @ quasi_newton)[0]
+    sound = (known.n_pairs > 0) & (quasi_slope < 0) & accepted
+    # Without pairs the curvature is unknown, unless the parameters were scaled to have about 1.
+    unknown = jnp.where(g_g == 0, 0.0, g_g / 2 if math.isinf(first_step) else jnp.inf)
+    promise = jnp.where(sound, -quasi_slope / 2, unknown)
+    # Neither this bound of the length of a gradient nor what is made of it overflows where its square does.
+    length = jnp.minimum(jnp.sqrt(g_g), jnp.sqrt(1.0 * grads.size) * jnp.max(jnp.abs(grads), initial=0))
+    length = jnp.where(accepted, length, line.length)
+    steepest = -jnp.where(accepted, grads, state.grad) / jnp.maximum(1.0, length / first_step)
+    slope = jnp.where(sound, quasi_slope, -length * jnp.minimum(length, first_step))
+    value = jnp.where(accepted, trial.value, line.value)
+    rounding = 2 * jnp.finfo(value.dtype).eps * jnp.abs(line.value)
+    is_idle = (trial.value >= line.value - rounding) & (length >= line.length)
+    n_idle = jnp.where(is_idle, line.n_idle + 1, 0)
+    turned = Line(
+        value=value, length=length, slope=slope, stepsize=1.0,
+        low=0.0, low_value=value, low_slope=slope, high=jnp.inf, n_trials=0.0,
+        n_pairs=jnp.where(sound, known.n_pairs, 0.0), scale=jnp.where(sound, known.scale, 1.0),
+        n_idle=n_idle, stalled=jnp.where(accepted, n_idle >= MAX_IDLE, line.n_pairs == 0),
+        promise=jnp.where(accepted, promise, line.promise),
+        worst=jnp.where(accepted, jnp.where(g_g == 0, 0.0, jnp.maximum(promise, line.promise)), line.worst),
+    )  # fmt: skip
+    return turned, jnp.where(sound, quasi_newton, steepest)
 
 
 def _multiply(rows, vectors):
@@ -192,9 +215,9 @@ def _is_decrease(line: Line, value, slope):
     return armijo | approximate
 
 
-def _narrow(line: Line, value, slope, decreased, finite) -> Line:
+def _narrow(line: Line, trial: Trial) -> Line:
     """Choose the next trial on the same line."""
-    t = line.stepsize
+    t, value, slope, decreased, finite = line.stepsize, trial.value, trial.slope, trial.decreased, trial.finite
     high = jnp.where(decreased, line.high, t)
     # Minimiser of the cubic through both ends (Nocedal and Wright, 2006, eq. 3.59).
     width = t - line.low

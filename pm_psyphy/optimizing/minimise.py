@@ -13,19 +13,10 @@ import optax
 
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.optimizing.checkpoint import Checkpoint, check_path, describe_run, read_checkpoint, write_checkpoint
-from pm_psyphy.optimizing.compiled_loop import (
-    UNSTARTED,
-    Code,
-    Loop,
-    Peaks,
-    Search,
-    Settings,
-    find_limit,
-    get_loop,
-    run_chunks,
-)
+from pm_psyphy.optimizing.compiled_loop import Loop, Settings, get_loop, run_chunks
 from pm_psyphy.optimizing.lbfgs import LBFGSState, Line
 from pm_psyphy.optimizing.progress_line import ProgressLine
+from pm_psyphy.optimizing.search_step import UNSTARTED, Code, Peaks, Search, find_limit
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.rows.minibatches import Batches
 from pm_psyphy.rows.processes import follow_first, is_first

@@ -16,8 +16,9 @@ from rich.progress import Progress
 
 from pm_psyphy.compiling.devices import compute_plainly, count_cores
 from pm_psyphy.compiling.objective import Objective
-from pm_psyphy.optimizing.compiled_loop import UNSTARTED, Code, Loop, Search, Settings, get_loop
+from pm_psyphy.optimizing.compiled_loop import Loop, Settings, get_loop
 from pm_psyphy.optimizing.minimise import LastMoves, find_last_moves, name_status
+from pm_psyphy.optimizing.search_step import UNSTARTED, Code, Search
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.rows.memory_blocks import count_numbers, find_budget, find_place, measure_memory
 
