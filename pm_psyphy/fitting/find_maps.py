@@ -114,10 +114,8 @@ def find_maps(
     seed = int(np.random.default_rng(random_seed).integers(2**31))
     points = choose_starts(template, model, starts, init, initvals, seed)
     settings = choose_settings(steps, tolerance, log_every=1)
-    seconds = 0.0
 
-    def search(template: Objective) -> tuple[Objective, dict[str, np.ndarray], Ends]:
-        nonlocal seconds
+    def search(template: Objective) -> tuple[Objective, dict[str, np.ndarray], Ends, float]:
         objective, stacks = _fill_in(template, sets)
         before = time.perf_counter()
         if client is None:
@@ -125,19 +123,14 @@ def find_maps(
         else:
             chosen_optimizer = {"optimizer": optimizer, "learning_rate": learning_rate, "momentum": momentum}
             ends = _search_on(client, template.model, sets, chosen_optimizer, points, settings)
-        seconds = time.perf_counter() - before
-        return objective, stacks, ends
+        return objective, stacks, ends, time.perf_counter() - before
 
-    objective, stacks, ends = search(template)
+    objective, stacks, ends, seconds = search(template)
     if not np.isfinite(ends.loss).any() and not ends.interrupted and not isinstance(model, Objective):
         # The search saw what the routes were not asked before: let them be tried on the model's own data.
         forget_program(template)
-        objective, stacks, ends = search(move(compile_objective(template.model, initvals=initvals), chosen))
-    if not np.isfinite(ends.loss).any():
-        if ends.interrupted:
-            raise KeyboardInterrupt
-        single = objective.with_data(**{name: stack[0] for name, stack in stacks.items()})
-        raise ValueError(explain_at(single, {name: stack[0] for name, stack in points.items()}))
+        objective, stacks, ends, seconds = search(move(compile_objective(template.model, initvals=initvals), chosen))
+    _check_any(objective, stacks, points, ends)
     found = _diagnose_each(objective, stacks, transformation, points, settings, ends)
     status = tuple(found[i].judge(s) if i in found else s for i, s in enumerate(ends.status))
     ends = replace(ends, status=np.array(status, dtype=object))
@@ -158,14 +151,7 @@ def find_maps(
         sets,
         own=stacks,
     )
-    failed = np.flatnonzero(~fits.converged)
-    if failed.size:
-        first = failed[0]
-        warnings.warn(
-            f"{failed.size} of {len(sets.labels)} fits did not converge: "
-            f"{list_labels([sets.labels[i] for i in failed])}. {sets.labels[first]!r}: {fits.messages[first]}",
-            stacklevel=3,
-        )
+    _warn_of_failed(fits)
     return fits
 
 
@@ -239,6 +225,27 @@ def _search_part(model: pm.Model, sets: DataSets, optimizer, points, settings: S
     objective, stacks = _fill_in(template, sets)
     transformation = make_transformation(stochastic=False, **optimizer)
     return _search_each(objective, stacks, transformation, points, settings, progressbar=False)
+
+
+def _check_any(objective: Objective, stacks: dict[str, np.ndarray], points, ends: Ends) -> None:
+    """Raise an error that says why, if no fit has got anywhere."""
+    if np.isfinite(ends.loss).any():
+        return
+    if ends.interrupted:
+        raise KeyboardInterrupt
+    single = objective.with_data(**{name: stack[0] for name, stack in stacks.items()})
+    raise ValueError(explain_at(single, {name: stack[0] for name, stack in points.items()}))
+
+
+def _warn_of_failed(fits: MAPResults) -> None:
+    failed = np.flatnonzero(~fits.converged)
+    if failed.size:
+        first = failed[0]
+        warnings.warn(
+            f"{failed.size} of {len(fits.labels)} fits did not converge: "
+            f"{list_labels([fits.labels[i] for i in failed])}. {fits.labels[first]!r}: {fits.messages[first]}",
+            stacklevel=4,
+        )
 
 
 def _blank(stack: np.ndarray, loss: np.ndarray) -> np.ndarray:

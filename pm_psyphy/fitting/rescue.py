@@ -12,9 +12,10 @@ from pm_psyphy.compiling.from_model import compile_objective, forget_program
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.compiling.starts import draw_others
 from pm_psyphy.optimizing.compiled_loop import Loop, evaluate_loss, get_loop
-from pm_psyphy.optimizing.diagnosis import UNNOTICED, Diagnosis, diagnose
+from pm_psyphy.optimizing.diagnosis import Diagnosis, diagnose
 from pm_psyphy.optimizing.minimise import Trajectory
 from pm_psyphy.optimizing.status import Status
+from pm_psyphy.optimizing.surroundings import UNNOTICED
 from pm_psyphy.rows.memory_blocks import spare_memory
 
 # So many other starts are tried where the model's own is of no use.

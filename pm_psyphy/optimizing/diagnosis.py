@@ -9,6 +9,7 @@ import numpy as np
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.optimizing.minimise import LastMoves
 from pm_psyphy.optimizing.status import Status
+from pm_psyphy.optimizing.surroundings import UNNOTICED, Surroundings
 
 # What moves less than this share of its way in the last step has arrived.
 ARRIVED = 1e-3
@@ -16,18 +17,14 @@ ARRIVED = 1e-3
 TOGETHER = 0.1
 # In nats: what all of the way back would cost, by the curvature at its end, where the end is not in a valley.
 SHALLOW = 0.02
-# So many times its way a variable is put farther on, to see whether a search stays there; of so many variables.
-BENT, MOST_SEARCHES = 3.0, 3
-# A ridge has so many strides, each of which ends at least so many times as far from the start as the one before.
-STRIDES, GROWN = 2, 2.0
-# So many times as far from the start as the search has gone, the loss is looked at; where it rises most likely first.
-FARTHER, BEYOND = (1e4, 64.0, 8.0, 1.0, 1e8), 64.0
+# So many variables are looked at by searches; so many times as far as they have gone, all are looked at.
+MOST_SEARCHES, BEYOND = 3, 64.0
 # What has shrunk to this share of its start, or is so near to 0 or 1, is at that edge.
 NEGLIGIBLE = 1e-4
 # Whose way is shorter has not gone anywhere.
 SHORTEST = 1e-8
-# In nats: what costs less, the data and priors do not notice.
-UNNOTICED, FLAT = 0.01, 1e-9
+# In nats: a loss that does not change by so much is flat.
+FLAT = 1e-9
 # In place of infinity, of which 0 times is no number.
 HUGE = 1e150
 # A scale that has shrunk by this factor has collapsed.
@@ -128,7 +125,7 @@ def diagnose(
         ways, masks = _split(way, params), _split(going, params)
         if moves is not None:
             masks = _drop_idle(masks, ways, _split(moves.steepest, params))
-        found = _look_beyond(objective, start, params, ways, masks, status, loss, evaluate, search)
+        found = _look_beyond(objective, Surroundings(start, params, ways, loss, evaluate, search), masks, status)
     if resting.any() and status is Status.CONVERGED:
         names = _name_variables(objective)
         still = [name for name, mask in _split(resting, params).items() if mask.size and mask.all()]
@@ -224,81 +221,39 @@ def _is_shallow(way: np.ndarray, moves: LastMoves) -> np.ndarray:
     return (square > 0) & (curvature * back**2 / 2 < SHALLOW * square**2)
 
 
-def _look_beyond(objective: Objective, start, params, way, going, status: Status, here, evaluate, search) -> Diagnosis:
-    names = _name_variables(objective)
-
-    def move(masks: Mapping[str, np.ndarray], factor: float) -> dict[str, np.ndarray]:
-        return {n: (v + factor * np.where(masks[n], way[n], 0)).astype(v.dtype) for n, v in params.items()}
-
-    def list_rises(masks: Mapping[str, np.ndarray]) -> list[float]:
-        """Return by how much the loss is higher farther on, as far as it is finite, up to where that is noticed."""
-        rises: list[float] = []
-        for factor in FARTHER:
-            rise = evaluate(move(masks, factor)) - here
-            if np.isfinite(rise):
-                rises.append(rise)
-                if abs(rise) > UNNOTICED:
-                    break
-        return rises
-
-    def goes_on(rises: list[float]) -> bool:
-        return len(rises) > 2 and all(abs(rise) <= UNNOTICED for rise in rises)
-
-    def measure(point: Mapping[str, np.ndarray], masks: Mapping[str, np.ndarray]) -> float:
-        """Return how far a point is from the start."""
-        return float(np.sqrt(sum(np.sum(np.square(point[n] - start[n])[m]) for n, m in masks.items())))
-
-    def goes_on_bent(masks: Mapping[str, np.ndarray]) -> bool:
-        """Whether searches from ever farther on find as low a loss there, as along a ridge that is bent.
-
-        Rotations and reflections of an optimum are as low, too, but not ever farther.
-        """
-        if search is None:
-            return False
-        point = params
-        for _ in range(STRIDES):
-            way_there = {n: np.where(m, point[n] - start[n], 0) for n, m in masks.items()}
-            farther = {n: (v + BENT * way_there[n]).astype(v.dtype) for n, v in point.items()}
-            rise = evaluate(farther) - here
-            if not np.isfinite(rise):
-                return False
-            # What costs nothing along the search's own way was looked at already.
-            if rise <= UNNOTICED:
-                return point is not params
-            loss, ended = search(farther)
-            if loss > here + UNNOTICED or measure(ended, masks) < GROWN * measure(point, masks):
-                return False
-            point = ended
-        return True
-
+def _look_beyond(
+    objective: Objective, around: Surroundings, going: Mapping[str, np.ndarray], status: Status
+) -> Diagnosis:
+    """Return what is found beyond the end of a search, of the parameters that are going on."""
+    names, way, params = _name_variables(objective), around.way, around.end
     suspects = [name for name, mask in going.items() if mask.any()]
-    at_edge, unbounded = [], []
+    at_edge: list[str] = []
     if status is Status.CONVERGED:
         at_edge = [n for n in suspects if _is_at_edge(n, way[n][going[n]], params[n][going[n]])]
         suspects = [n for n in suspects if n not in at_edge]
     nothing = {name: np.zeros_like(mask) for name, mask in going.items()}
     going = nothing | {name: going[name] for name in suspects}
-    rises = list_rises(going) if suspects else []
-    if not goes_on(rises):
-        first, found = suspects[:MOST_SEARCHES], []
-        for name in suspects:
-            masks = nothing | {name: going[name]}
-            own = list_rises(masks) if len(suspects) > 1 else rises
-            may_bend = status is Status.CONVERGED and name in first
-            found += [name] if goes_on(own) or (may_bend and goes_on_bent(masks)) else []
-        suspects = found
+    if suspects and not around.stays_low(going):
+        may_bend = suspects[:MOST_SEARCHES] if status is Status.CONVERGED else ()
+        alone = {name: nothing | {name: going[name]} for name in suspects}
+        suspects = [
+            name
+            for name, masks in alone.items()
+            if (len(suspects) > 1 and around.stays_low(masks)) or (name in may_bend and around.is_ridge(masks))
+        ]
+    unbounded = []
     if suspects:
         # All variables, as the result needs them too: what computes them is compiled once.
-        before, now, beyond = map(objective.constrain, (start, params, move(going, BEYOND)))
+        before, now, beyond = map(objective.constrain, (around.start, params, around.move(going, BEYOND)))
         for name in suspects:
             own_name = names[name]
             # To an edge, such as 0, there is not far to go.
             step = np.abs(np.asarray(beyond[own_name]) - now[own_name])
             near = np.isfinite(step) & (step <= np.maximum(np.abs(now[own_name]), np.abs(before[own_name])))
             (at_edge if near.all() else unbounded).append(name)
-    collapsed = _find_collapsed(objective, start, params) if status is not Status.CONVERGED else []
-    unbounded, at_edge = (tuple(names[n] for n in names if n in chosen) for chosen in (unbounded, at_edge))
-    return Diagnosis(unbounded, at_edge, collapsed=tuple(collapsed))
+    collapsed = _find_collapsed(objective, around.start, params) if status is not Status.CONVERGED else []
+    in_order = (tuple(names[n] for n in names if n in chosen) for chosen in (unbounded, at_edge))
+    return Diagnosis(*in_order, collapsed=tuple(collapsed))
 
 
 def _is_at_edge(name: str, way: np.ndarray, end: np.ndarray) -> bool:
