@@ -16,16 +16,10 @@ from pytensor.tensor.elemwise import CAReduce, DimShuffle, Elemwise
 from pytensor.tensor.shape import SpecifyShape
 
 from pm_psyphy.common.row_function import RowFunction
+from pm_psyphy.compiling.axis_links import find_row_inputs
 from pm_psyphy.compiling.model_graph import OWN, Tensor
-from pm_psyphy.compiling.row_structure import (
-    Count,
-    Kind,
-    Mixed,
-    Rows,
-    find_baked_lengths,
-    find_row_inputs,
-    infer_kinds,
-)
+from pm_psyphy.compiling.row_kinds import Count, Kind, Mixed, Rows
+from pm_psyphy.compiling.row_structure import find_baked_lengths, infer_kinds
 
 # The names under which an objective holds the weights of rows, and that of all else.
 WEIGHTS, REST = f"{OWN}row weights", f"{OWN}weight of the rest"
