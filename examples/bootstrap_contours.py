@@ -52,7 +52,7 @@ print(fit)
 print(psy.goodness_of_fit(fit, by=np.linalg.norm(trials.comparison - trials.reference, axis=1), bins=6, random_seed=1))
 
 # %%
-# Trials are drawn within each reference, so that each keeps its number of them. The band holds 90 % of the estimates.
+# Trials are drawn within each reference, so that each keeps its number of them. The band holds 95 % of the estimates.
 # It is narrower than that of Laplace's approximation: the estimates of all data sets are drawn towards the same prior,
 # and their scatter does not tell how far that may be from the truth.
 
@@ -63,7 +63,7 @@ posterior = psy.laplace(fit, draws=200, random_seed=4)
 n_directions = 24
 contours = psy.threshold_contours(boot, field, places, n_directions=n_directions)
 by_laplace = psy.threshold_contours(posterior, field, places, n_directions=n_directions)
-widths = [c.quantile(0.95).radii - c.quantile(0.05).radii for c in (contours, by_laplace)]
+widths = [c.quantile(0.975).radii - c.quantile(0.025).radii for c in (contours, by_laplace)]
 print(f"bands of the bootstrap are {np.median(widths[0] / widths[1]):.2f} times as wide as those of Laplace")
 
 # %%
@@ -86,11 +86,11 @@ assert difference.p_value < 0.01
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
 true_contours = psy.threshold_contours(None, first, places, n_directions=n_directions)
 for ax, found, title in zip(axes, (contours, by_laplace), ("60 bootstrap refits", "Laplace"), strict=True):
-    plots.plot_contours(found, color="C1", label="median and 90 % band", ax=ax)
+    plots.plot_contours(found, color="C1", label="median and 95 % band", ax=ax)
     plots.plot_contours(true_contours, color="0.25", linewidths=1, label="truth", ax=ax)
     ax.set(title=title, xlim=(-1, 1), ylim=(-1, 1), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
     ax.set(xlabel="stimulus dimension 1", ylabel="stimulus dimension 2")
-axes[0].legend(loc="upper center", bbox_to_anchor=(1.05, -0.06), ncols=2)
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "bootstrap_contours.png")
 # sphinx_gallery_end_ignore

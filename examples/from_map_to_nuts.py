@@ -87,18 +87,18 @@ fig, axes = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
 grid = np.linspace(-1.2, 1.7, 200)
 curve = psy.psychometric(grid, **parameters)
 sampled = psy.Draws.from_datatree(fit.objective, tree).evaluate(curve)
-plots.plot_psychometric(level, response, curve=(grid, sampled), label="NUTS, 90 %", color="C1", ax=axes[0])
-low, high = np.quantile(posterior.evaluate(curve), [0.05, 0.95], axis=0)
-for edge, label in ((low, "Laplace, 90 %"), (high, None)):
+plots.plot_psychometric(level, response, curve=(grid, sampled), label="NUTS, 95 %", color="C1", ax=axes[0])
+low, high = np.quantile(posterior.evaluate(curve), [0.025, 0.975], axis=0)
+for edge, label in ((low, "Laplace, 95 %"), (high, None)):
     axes[0].plot(grid, edge, color="C0", lw=1, ls="--", label=label)
 axes[0].plot(grid, psy.psychometric(grid, **truth).eval(), color="0.25", lw=1, label="truth")
 axes[0].set(xlabel="stimulus level", ylabel="proportion correct", title="60 trials", ylim=(0.2, 1.02))
 axes[0].legend(loc="upper left")
 for values, color, label in (
-    (draws.evaluate(p), "C1", "NUTS, 90 %"),
-    (wppm_posterior.evaluate(p), "C0", "Laplace, 90 %"),
+    (draws.evaluate(p), "C1", "NUTS, 95 %"),
+    (wppm_posterior.evaluate(p), "C0", "Laplace, 95 %"),
 ):
-    low, middle, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
+    low, middle, high = np.quantile(values, [0.025, 0.5, 0.975], axis=0)
     axes[1].plot(ahead, middle, color=color)
     axes[1].fill_between(ahead, low, high, color=color, alpha=0.25, lw=0, label=label)
 axes[1].plot(ahead, true_p, color="0.25", lw=1, label="truth")

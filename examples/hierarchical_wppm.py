@@ -101,14 +101,15 @@ pooled, alone = fits
 assert errors[pooled].mean() < errors[alone].mean()
 # sphinx_gallery_end_ignore
 
-fig, axes = plt.subplots(1, N_OBSERVERS, figsize=(14, 3.2), layout="constrained", sharey=True)
-for i, ax in enumerate(axes):
+fig, axes = plt.subplots(2, 3, figsize=(9, 6.6), layout="constrained", sharex=True, sharey=True)
+for i, ax in enumerate(axes.flat):
     plots.plot_ellipses(grid, expected[i], color="0.75", filled=True, label="truth", ax=ax)
     for name, color in ((alone, "C0"), (pooled, "C1")):
         plots.plot_ellipses(grid, estimates[name][i], color=color, linewidths=1, label=name, ax=ax)
-    ax.set(title=f"observer {i + 1}", xlim=(-0.9, 0.9), ylim=(-0.9, 0.9), xlabel="dimension 1")
-axes[0].set(ylabel="dimension 2")
-fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    ax.set(title=f"observer {i + 1}", xlim=(-0.9, 0.9), ylim=(-0.9, 0.9))
+fig.supxlabel("stimulus dimension 1")
+fig.supylabel("stimulus dimension 2")
+fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "hierarchical_wppm.png")
 # sphinx_gallery_end_ignore

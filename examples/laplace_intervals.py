@@ -42,8 +42,8 @@ fit = psy.find_map(model, progressbar=False)
 posterior = psy.laplace(fit, random_seed=1)
 print(posterior)
 print(posterior.message)
-low, high = np.quantile(posterior["threshold"], [0.05, 0.95])
-print(f"threshold: 90 % interval {low:.3f} to {high:.3f}")
+low, high = np.quantile(posterior["threshold"], [0.025, 0.975])
+print(f"threshold: 95 % interval {low:.3f} to {high:.3f}")
 # sphinx_gallery_start_ignore
 assert low < truth["threshold"] < high
 # sphinx_gallery_end_ignore
@@ -83,17 +83,17 @@ assert wppm_posterior.n_flat == 3
 contours = psy.threshold_contours(wppm_posterior, field, places, n_directions=32)
 true_contours = psy.threshold_contours(None, observer, places, n_directions=32)
 covered = np.mean(
-    (contours.quantile(0.05).radii < true_contours.radii) & (true_contours.radii < contours.quantile(0.95).radii)
+    (contours.quantile(0.025).radii < true_contours.radii) & (true_contours.radii < contours.quantile(0.975).radii)
 )
-print(f"{covered:.0%} of the true thresholds lie in their 90 % intervals")
+print(f"{covered:.0%} of the true thresholds lie in their 95 % intervals")
 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
-plots.plot_psychometric(level, response, curve=(grid, curves), label="median and 90 % band", color="C1", ax=axes[0])
+plots.plot_psychometric(level, response, curve=(grid, curves), label="median and 95 % band", color="C1", ax=axes[0])
 axes[0].plot(grid, psy.psychometric(grid, **truth).eval(), color="0.25", lw=1, label="truth")
 axes[0].set(xlabel="stimulus level", ylabel="proportion correct", title="400 trials", ylim=(0.35, 1.02))
 axes[0].legend(loc="upper left")
-plots.plot_contours(contours, color="C1", label="median and 90 % band", ax=axes[1])
+plots.plot_contours(contours, color="C1", label="median and 95 % band", ax=axes[1])
 plots.plot_contours(true_contours, color="0.25", linewidths=1, label="truth", ax=axes[1])
 axes[1].set(
     title=f"Thresholds, {trials.response.size:,} trials",

@@ -102,11 +102,11 @@ plots.plot_trials(trials, ax=axes[0])
 for (name, contour), color in zip(contours.items(), ("0.2", "C3"), strict=True):
     plots.plot_contours(contour, color=color, linewidths=2, label=f"threshold, {name}", ax=axes[0])
 axes[0].set(title="Trials, and thresholds at 5/6 correct")
-axes[0].legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2)
 plots.plot_learning_curve(fits, above=fits["L-BFGS"].loss, ax=axes[1])
-axes[1].plot(np.array(losses) - fits["L-BFGS"].loss, "k:", lw=1, label="from scratch")
+axes[1].plot(np.array(losses) - fits["L-BFGS"].loss, "k:", lw=1.5, label="from scratch", zorder=3)
 axes[1].set(title="Learning curves")
-axes[1].legend()
+handles, labels = (a + b for a, b in zip(*(ax.get_legend_handles_labels() for ax in axes), strict=True))
+fig.legend(handles, labels, loc="outside lower center", ncols=8, markerscale=2, columnspacing=1, handlelength=1.2)
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "offline_fit_mvp_with_map_optimizer.png")
 # sphinx_gallery_end_ignore

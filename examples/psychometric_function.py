@@ -46,20 +46,24 @@ assert abs(fit["threshold"] - truth["threshold"]) < 0.2
 # sphinx_gallery_end_ignore
 
 # %%
-# The same function, at the estimate, on a grid; and the level at which 80 % are correct.
+# How sure is it? ``laplace`` draws from the posterior near the estimate. What is computed from the parameters, such as
+# the level at which 80 % are correct or the function on a grid, is computed for every draw.
 
+posterior = psy.laplace(fit, random_seed=1)
 grid = np.linspace(-1.2, 1.7, 200)
 parameters = {"threshold": threshold, "slope": slope, "guess_rate": 0.5, "lapse_rate": lapse_rate}
-curve = fit.evaluate(psy.psychometric(grid, **parameters))
-at_80 = float(fit.evaluate(psy.psychometric_inverse(0.8, **parameters)))
-print(f"80 % correct at {at_80:.3f}")
+curves = posterior.evaluate(psy.psychometric(grid, **parameters))
+at_80 = posterior.evaluate(psy.psychometric_inverse(0.8, **parameters))
+low, high = np.quantile(at_80, [0.025, 0.975])
+print(f"80 % correct at {np.median(at_80):.3f}, with probability 95 % between {low:.3f} and {high:.3f}")
 
 fig, ax = plt.subplots(figsize=(6, 4), layout="constrained")
-plots.plot_psychometric(level, response, curve=(grid, curve), label="fit", color="C1", ax=ax)
 ax.plot(grid, psy.psychometric(grid, **truth).eval(), color="0.25", lw=1, label="truth")
-ax.plot([at_80, at_80], [0, 0.8], color="C1", lw=1, ls=":", label="80 % correct")
-ax.set(xlabel="stimulus level", ylabel="proportion correct", title="Two-alternative detection", ylim=(0.35, 1.02))
-ax.legend(loc="upper left")
+plots.plot_psychometric(
+    level, response, curve=(grid, curves), threshold=(at_80, 0.8), chance=0.5, label="fit", color="C1", ax=ax
+)
+ax.set(ylabel="proportion correct", title="Two-alternative detection", ylim=(0.35, 1.02))
+ax.legend(loc="lower right")
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "psychometric_function.png")
 # sphinx_gallery_end_ignore

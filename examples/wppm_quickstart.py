@@ -78,7 +78,6 @@ for name, contour in contours.items():
 fig, axes = plt.subplots(1, 2, figsize=(10, 4.8), layout="constrained")
 plots.plot_trials(trials, ax=axes[0])
 axes[0].set(title="Trials around one reference")
-axes[0].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, markerscale=2.5)
 
 prior_draws = pm.draw(psy.WishartProcess("any", input_dim=2, weights=prior["W"]).covariance(at), 30, random_seed=5)
 plots.plot_ellipses(at, prior_draws, color="0.6", linewidths=0.6, label="prior", ax=axes[1])
@@ -87,7 +86,8 @@ plots.plot_ellipses(at, estimate, color="C1", label="fit", ax=axes[1])
 for (name, contour), color in zip(contours.items(), ("0.2", "C1"), strict=True):
     plots.plot_contours(contour, color=color, linewidths=1, linestyles=":", label=f"threshold, {name}", ax=axes[1])
 axes[1].set(title="One standard deviation, and 2/3 correct", xlabel="stimulus dimension 1")
-axes[1].legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+handles, labels = (a + b for a, b in zip(*(ax.get_legend_handles_labels() for ax in axes), strict=True))
+fig.legend(handles, labels, loc="outside lower center", ncols=8, markerscale=2, columnspacing=1, handlelength=1.2)
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "wppm_quickstart.png")
 # sphinx_gallery_end_ignore

@@ -123,7 +123,7 @@ def plot_ellipsoids(
 def plot_contours(
     contours: ThresholdContours,
     *,
-    band: float | None = None,
+    interval: float = 0.95,
     references: bool = True,
     label: str | None = None,
     ax: Axes | None = None,
@@ -135,8 +135,8 @@ def plot_contours(
     ----------
     contours : ThresholdContours
         Of two dimensions. A contour is open where a direction has no threshold.
-    band : float, optional
-        Which share of the draws the band holds, direction by direction. Default for draws: 0.9.
+    interval : float
+        Which share of the draws the band holds, direction by direction.
     references : bool
         Mark the references.
     label : str, optional
@@ -152,13 +152,11 @@ def plot_contours(
     """
     if contours.directions.shape[1] != 2:
         raise ValueError(f"The contours have {contours.directions.shape[1]} dimensions. plot_contours draws the plane.")
-    if band is not None and not 0 < band < 1:
-        raise ValueError(f"band is {band}. Pass a share between 0 and 1.")
+    _check_interval(interval)
     ax = _find_axes(ax)
     color = style.pop("color", None) or _take_color(ax)
     if contours.radii.ndim == 3:
-        share = 0.9 if band is None else band
-        outer, inner = (_close(contours.quantile(q).points) for q in (0.5 + share / 2, 0.5 - share / 2))
+        outer, inner = (_close(contours.quantile(q).points) for q in (0.5 + interval / 2, 0.5 - interval / 2))
         rings = [np.concatenate([o, i[::-1]]) for o, i in zip(outer, inner, strict=True) if np.isfinite([o, i]).all()]
         ax.add_collection(PolyCollection(rings, facecolors=color, edgecolors="none", alpha=0.3))
         contours = contours.quantile(0.5)
@@ -177,13 +175,15 @@ def plot_psychometric(
     response: Any,
     *,
     curve: tuple[Any, Any] | None = None,
-    band: tuple[Any, Any] | None = None,
+    threshold: tuple[Any, float] | None = None,
+    chance: float | None = None,
+    interval: float = 0.95,
     bins: int = 10,
     label: str | None = None,
     ax: Axes | None = None,
     **style: Any,
 ) -> Axes:
-    """Draw binary responses, averaged by level, and a psychometric function with its band.
+    """Draw binary responses, averaged by level, and a psychometric function with its threshold and their intervals.
 
     Parameters
     ----------
@@ -191,9 +191,13 @@ def plot_psychometric(
         Stimulus level of each trial.
     response : array of 0 and 1, (N,)
     curve : pair of arrays, (G,), optional
-        Levels, and the function there; or draws of it, (S, G), shown by their median and 90 % band.
-    band : pair of arrays, (G,), optional
-        Lower and upper edge, at the curve's levels.
+        Levels, and the function there; or draws of it, (S, G), shown by their median and a band.
+    threshold : pair, optional
+        A level, or draws of it, (S,), shown by their median and a bar; and the proportion that belongs to it.
+    chance : float, optional
+        Where a line marks what guessing gives, as 0.5 of two alternatives.
+    interval : float
+        Which share of the draws band and bar hold.
     bins : int
         More levels than this are averaged in so many groups of about equal size.
     label : str, optional
@@ -211,8 +215,11 @@ def plot_psychometric(
     x, response = np.asarray(x, float), np.asarray(response, float)
     if x.shape != response.shape or x.ndim != 1 or not len(x):
         raise ValueError(f"x has shape {x.shape}, response {response.shape}. Pass (N,) each, with at least one trial.")
-    ax = _find_axes(ax)
+    _check_interval(interval)
+    ax, tails = _find_axes(ax), [0.5 - interval / 2, 0.5, 0.5 + interval / 2]
     color = style.pop("color", None) or _take_color(ax)
+    if chance is not None:
+        ax.axhline(chance, color="0.6", lw=1, ls="--", zorder=0, label="chance")
     group, level = group_levels(x, bins)
     n = np.bincount(group)
     p = np.bincount(group, response) / n
@@ -230,12 +237,26 @@ def plot_psychometric(
     if curve is not None:
         grid, values = np.asarray(curve[0], float), np.asarray(curve[1], float)
         if values.ndim == 2:
-            low, values, high = np.quantile(values, [0.05, 0.5, 0.95], axis=0)
-            band = band or (low, high)
+            low, values, high = np.quantile(values, tails, axis=0)
+            ax.fill_between(grid, low, high, color=color, alpha=0.2, lw=0)
         ax.plot(grid, values, **{"color": color, "label": label} | style)
-        if band is not None:
-            ax.fill_between(grid, *band, color=color, alpha=0.2, lw=0)
-    ax.set(ylim=(-0.03, 1.03), ylabel="proportion of responses 1")
+    if threshold is not None:
+        levels, proportion = np.atleast_1d(np.asarray(threshold[0], float)), threshold[1]
+        low, middle, high = np.quantile(levels, tails)
+        ax.plot([middle, middle], [0, proportion], color=color, lw=1, ls=":")
+        ax.errorbar(
+            middle,
+            proportion,
+            xerr=[[middle - low], [high - middle]],
+            fmt="D",
+            ms=5,
+            capsize=3,
+            color=color,
+            mec="white",
+            zorder=4,
+            label=f"threshold, {proportion:.0%} correct",
+        )
+    ax.set(ylim=(-0.03, 1.03), xlabel="stimulus level", ylabel="proportion of responses 1")
     return ax
 
 
@@ -302,6 +323,11 @@ def plot_trials(trials: Trials, *, restore: bool = True, ax: Axes | None = None)
 
 def _find_axes(ax: Axes | None) -> Axes:
     return plt.subplots(layout="constrained")[1] if ax is None else ax
+
+
+def _check_interval(interval: float) -> None:
+    if not 0 < interval < 1:
+        raise ValueError(f"interval is {interval}. Pass a share between 0 and 1, such as 0.95.")
 
 
 def _take_color(ax: Axes) -> Any:

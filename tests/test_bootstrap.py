@@ -93,7 +93,7 @@ def test_the_result_is_a_datatree_with_a_bootstrap_dim(fit):
     assert tree["posterior"]["slopes"].dims == ("bootstrap", "predictor")
     assert tree["fit"]["status"].to_numpy().tolist() == ["converged"] * 7
     np.testing.assert_allclose(tree["posterior"]["slopes"], found["slopes"])
-    assert repr(found) == "Bootstrap: 7 data sets, 7 fits converged, of slopes, sigma"
+    assert repr(found).splitlines()[-1] == "  7 of 7 fits to resampled data converged"
     np.testing.assert_allclose(found.evaluate(fit.objective.model["slopes"].sum()), found["slopes"].sum(axis=1))
 
 

@@ -52,11 +52,11 @@ def test_contours_of_draws_have_a_band():
     directions = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     radii = np.linspace(1, 2, 11)[:, None, None] * np.ones((11, 1, 8))
     contours = ThresholdContours(np.zeros((1, 2)), directions, radii, np.zeros((11, 1, 2, 2)), 2 / 3)
-    band, median = outlines(plots.plot_contours(contours, band=0.8))
+    band, median = outlines(plots.plot_contours(contours, interval=0.8))
     np.testing.assert_allclose(np.ptp(np.linalg.norm(band, axis=1)), 0.8)
     np.testing.assert_allclose(np.linalg.norm(median, axis=1), 1.5)
-    with pytest.raises(ValueError, match="band is 2. Pass a share"):
-        plots.plot_contours(contours, band=2)
+    with pytest.raises(ValueError, match="interval is 2. Pass a share"):
+        plots.plot_contours(contours, interval=2)
 
 
 def test_binned_data_are_the_proportions_of_their_levels():
@@ -66,6 +66,10 @@ def test_binned_data_are_the_proportions_of_their_levels():
     points = ax.collections[1].get_offsets()
     np.testing.assert_allclose(points, [[0, 0.4], [1, 1]])
     np.testing.assert_allclose(ax.lines[-1].get_ydata(), [0.4, 0.95])
+    ax = plots.plot_psychometric(x, response, threshold=(np.linspace(0.2, 0.4, 101), 0.75), chance=0.5, interval=0.8)
+    (bar,) = ax.containers[-1].lines[2]
+    np.testing.assert_allclose(bar.get_segments()[0], [[0.22, 0.75], [0.38, 0.75]])
+    assert ax.get_legend_handles_labels()[1] == ["chance", "threshold, 75% correct"]
     many = plots.plot_psychometric(np.arange(40.0), response, bins=4)
     assert len(many.collections[1].get_offsets()) == 4
 

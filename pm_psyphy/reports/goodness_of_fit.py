@@ -8,6 +8,7 @@ from pytensor.tensor.random.basic import BernoulliRV, BinomialRV
 from scipy import special
 
 from pm_psyphy.common.arrays import convert_array, read_array
+from pm_psyphy.common.tables import MOST_ROWS, ShownAsTable, Table, say_left_out
 from pm_psyphy.psychophysics.columns import as_plain
 from pm_psyphy.results.draws import Draws
 from pm_psyphy.results.map_result import MAPResult
@@ -17,7 +18,7 @@ MOST_DIRECTIONS = 0.1
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class GoodnessOfFit:
+class GoodnessOfFit(ShownAsTable):
     """How far responses are from those a model expects, level by level.
 
     Attributes
@@ -43,7 +44,7 @@ class GoodnessOfFit:
     deviance: float
     p_value: float
 
-    def __repr__(self) -> str:
+    def _tabulate(self) -> Table:
         head = ["level", "trials", "observed", "expected", "residual"]
         rows = [
             [_format(level), f"{n:,}", f"{o:.3f}", f"{e:.3f}", f"{r:+.2f}"]
@@ -51,10 +52,8 @@ class GoodnessOfFit:
                 self.levels, self.n_trials, self.observed, self.expected, self.residuals, strict=True
             )
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = ["  " + "  ".join(map(str.rjust, row, widths)) for row in [head, *rows]]
         title = f"GoodnessOfFit: deviance {self.deviance:.1f} over {len(self.levels)} levels, p = {self.p_value:.3f}"
-        return "\n".join([title, *lines])
+        return Table(title, rows, head)
 
 
 def goodness_of_fit(
@@ -144,7 +143,7 @@ def goodness_of_fit(
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Difference:
+class Difference(ShownAsTable):
     """What draws say of the difference of two quantities.
 
     Attributes
@@ -165,16 +164,21 @@ class Difference:
     p_value: float
     prob: float
 
-    def __repr__(self) -> str:
+    def _tabulate(self) -> Table:
         apart = (self.low > 0) | (self.high < 0)
         if self.mean.ndim == 0:
-            return (
+            return Table(
                 f"Difference: {self.mean:.4g}, {self.prob:.0%} in [{self.low:.4g}, {self.high:.4g}], larger with "
                 f"probability {self.probability:.3f}"
             )
-        return (
+        entries = [tuple(map(int, index)) for index in np.ndindex(self.mean.shape)][:MOST_ROWS]
+        columns = self.mean, self.low, self.high, self.probability
+        return Table(
             f"Difference: {self.prob:.0%} intervals without 0 in {apart.sum()} of {apart.size} entries; all of them "
-            f"equal: p = {self.p_value:.2g}"
+            f"equal: p = {self.p_value:.2g}",
+            [[", ".join(map(str, index)), *(f"{column[index]:.4g}" for column in columns)] for index in entries],
+            ["entry", "mean", "low", "high", "P(> 0)"],
+            say_left_out(self.mean.size),
         )
 
 

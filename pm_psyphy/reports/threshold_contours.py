@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 from pm_psyphy.common.arrays import convert_array, read_array
+from pm_psyphy.common.tables import MOST_ROWS, ShownAsTable, Table, say_left_out
 from pm_psyphy.psychophysics.covariances import check_covariances
 from pm_psyphy.psychophysics.domain import Domain
 from pm_psyphy.psychophysics.oddity import oddity_log_odds
@@ -23,8 +24,8 @@ SMOOTH, UNKNOWN = 64, 128
 BEYOND = 1e300
 
 
-@dataclass(frozen=True, eq=False)
-class ThresholdContours:
+@dataclass(frozen=True, repr=False, eq=False)
+class ThresholdContours(ShownAsTable):
     """Thresholds around R references in n directions, for one estimate or S posterior draws.
 
     Attributes
@@ -106,12 +107,20 @@ class ThresholdContours:
             tested=None if self.tested is None else self.tested.scale(length),
         )
 
-    def __repr__(self) -> str:
+    def _tabulate(self) -> Table:
         *draws, n_references, n_directions = self.radii.shape
         missing = f", {self.n_missing} without a threshold inside the domain" if self.n_missing else ""
-        return (
-            f"ThresholdContours({self.criterion:.1%} correct, {f'{draws[0]} draws, ' if draws else ''}"
-            f"{n_references} references x {n_directions} directions{missing}{self._describe_status()})"
+        middle = self.quantile(0.5).radii if draws else self.radii
+        rows = [
+            [", ".join(f"{x:.3g}" for x in reference), *_show_range(radii)]
+            for reference, radii in zip(self.references[:MOST_ROWS], middle, strict=False)
+        ]
+        return Table(
+            f"ThresholdContours: {self.criterion:.1%} correct, {f'{draws[0]} draws, ' if draws else ''}"
+            f"{n_references} references x {n_directions} directions{missing}{self._describe_status()}",
+            rows,
+            ["reference", "smallest threshold", "largest"],
+            say_left_out(n_references),
         )
 
     def _describe_status(self) -> str:
@@ -362,3 +371,8 @@ def _normalise(directions: Any) -> np.ndarray:
     if not np.all((length > 0) & (length < np.inf)):
         raise ValueError("A direction has length 0, or is not finite. Pass vectors of any other length.")
     return directions / length
+
+
+def _show_range(radii: np.ndarray) -> list[str]:
+    known = radii[np.isfinite(radii)]
+    return [f"{f(known):.3g}" if known.size else "none" for f in (np.min, np.max)]

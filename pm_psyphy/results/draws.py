@@ -12,6 +12,7 @@ import xarray as xr
 from pytensor.graph.basic import Constant, Variable
 
 from pm_psyphy.common.identity import ByIdentity
+from pm_psyphy.common.tables import ShownAsTable, Table, abridge
 from pm_psyphy.compiling.jax_linker import translate
 from pm_psyphy.compiling.model_graph import LiftedGraph, lift
 from pm_psyphy.compiling.objective import Objective
@@ -25,7 +26,7 @@ MOST_EXPRESSIONS = 32
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Draws(ByIdentity, Mapping[str, np.ndarray]):
+class Draws(ShownAsTable, ByIdentity, Mapping[str, np.ndarray]):
     """Draws of a model's variables: a mapping from the model's names to arrays (S, ...).
 
     Attributes
@@ -44,6 +45,12 @@ class Draws(ByIdentity, Mapping[str, np.ndarray]):
     unconstrained: dict[str, np.ndarray]
     n_chains: int = field(default=1, kw_only=True)
     own: dict[str, np.ndarray] = field(default_factory=dict, kw_only=True, repr=False)
+
+    def _tabulate(self) -> Table:
+        return Table(
+            f"{type(self).__name__}: {self.n_draws:,} draws, mean ± standard deviation",
+            [(name, f"{abridge(v.mean(axis=0))} ± {abridge(v.std(axis=0))}") for name, v in self.items()],
+        )
 
     @classmethod
     def from_datatree(cls, objective: Objective, tree: xr.DataTree) -> "Draws":

@@ -11,6 +11,7 @@ import xarray as xr
 from pytensor.graph.basic import Variable
 
 from pm_psyphy.common.identity import ByIdentity
+from pm_psyphy.common.tables import ShownAsTable, Table, abridge
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.optimizing.diagnosis import Diagnosis
 from pm_psyphy.optimizing.minimise import Trajectory
@@ -44,7 +45,7 @@ class Starts(NamedTuple):
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class MAPResult(ByIdentity, Mapping[str, np.ndarray]):
+class MAPResult(ShownAsTable, ByIdentity, Mapping[str, np.ndarray]):
     """A maximum a posteriori estimate: a mapping from the model's names to arrays.
 
     Attributes
@@ -121,17 +122,13 @@ class MAPResult(ByIdentity, Mapping[str, np.ndarray]):
     def __len__(self) -> int:
         return len(self.values_by_name)
 
-    def __repr__(self) -> str:
-        width = max((len(name) for name in self), default=0)
-        rows = [f"  {name:<{width}}  {abridge(value)}" for name, value in self.items()]
+    def _tabulate(self) -> Table:
         runs = f"best of {len(self.starts.loss)} starts, " if self.starts else ""
-        return "\n".join(
-            [
-                f"MAPResult: {self.message}",
-                *rows,
-                f"  loss {self.loss:.6g}, {runs}{self.optimizer} on {self.device}, "
-                f"compiled in {_format_seconds(self.compile_seconds)}, ran in {_format_seconds(self.run_seconds)}",
-            ]
+        return Table(
+            f"MAPResult: {self.message}",
+            [(name, abridge(value)) for name, value in self.items()],
+            foot=f"loss {self.loss:.6g}, {runs}{self.optimizer} on {self.device}, compiled in "
+            f"{_format_seconds(self.compile_seconds)}, ran in {_format_seconds(self.run_seconds)}",
         )
 
     def evaluate(self, expression: Any, *, data: Mapping[str, Any] | None = None) -> Any:
@@ -267,15 +264,6 @@ def evaluate(objective: Objective, params: Mapping[str, np.ndarray], expression:
     """
     results = objective.evaluate(params, [expression] if isinstance(expression, Variable) else list(expression))
     return results[0] if isinstance(expression, Variable) else results
-
-
-def abridge(value: np.ndarray) -> str:
-    """Return an array's first numbers and its shape."""
-    if value.ndim == 0:
-        return f"{value:.5g}"
-    numbers = np.array2string(value.ravel()[:5], precision=4, separator=", ", max_line_width=1000)
-    shape = " x ".join(str(n) for n in value.shape)
-    return f"{numbers[:-1]}, ...] ({shape})" if value.size > 5 else f"{numbers} ({shape})"
 
 
 def _format_seconds(seconds: float) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from pm_psyphy.common.tables import Table, abridge
 from pm_psyphy.compiling.from_model import change_density, find_observed
 from pm_psyphy.optimizing.minimise import Trajectory
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.results.draws import Draws
-from pm_psyphy.results.map_result import MAPResult, abridge, make_result
+from pm_psyphy.results.map_result import MAPResult, make_result
 from pm_psyphy.rows.data_sets import DataSets
 
 
@@ -159,17 +160,15 @@ class MAPResults(Draws):
         mask = np.expand_dims(sets.row_weights > 0, tuple(i for i in range(1, stack.ndim) if i != axis))
         return np.where(mask, stack, np.nan)
 
-    def __repr__(self) -> str:
-        names = list(self)
-        width = max((len(name) for name in names), default=0)
+    def _tabulate(self) -> Table:
         failed = [label for label, converged in zip(self.labels, self.converged, strict=True) if not converged]
         count = f"{self.converged.sum():,} of {len(self.labels):,} data sets converged"
-        return "\n".join([
+        return Table(
             f"MAPResults: {count}{f', not {list_labels(failed)}' if failed else ''}",
-            *(f"  {name:<{width}}  {abridge(self[name])}" for name in names),
-            f"  {self.optimizer} on {self.device}, compiled in {self.compile_seconds:.2f} s, "
+            [(name, abridge(value)) for name, value in self.items()],
+            foot=f"{self.optimizer} on {self.device}, compiled in {self.compile_seconds:.2f} s, "
             f"ran in {self.run_seconds:.2f} s",
-        ])  # fmt: skip
+        )
 
 
 def find_row_dim(model: Any, sets: DataSets) -> str:

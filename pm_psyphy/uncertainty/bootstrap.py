@@ -3,7 +3,7 @@
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.type import TensorType
 
+from pm_psyphy.common.tables import Table
 from pm_psyphy.compiling.devices import compute_plainly
 from pm_psyphy.compiling.from_model import change_density, count_rows, find_observed
 from pm_psyphy.compiling.row_weights import WEIGHTS, find_row_dim
@@ -53,9 +54,10 @@ class Bootstrap(Draws):
         """Standard deviations over the data sets."""
         return {name: values.std(axis=0, ddof=1) for name, values in self.items()}
 
-    def __repr__(self) -> str:
+    def _tabulate(self) -> Table:
         converged = sum(status is Status.CONVERGED for status in self.status)
-        return f"Bootstrap: {self.n_draws:,} data sets, {converged:,} fits converged, of {', '.join(self)}"
+        foot = f"{converged:,} of {self.n_draws:,} fits to resampled data converged"
+        return replace(super()._tabulate(), foot=foot)
 
     def to_datatree(self, *, log_likelihood: bool = False) -> xr.DataTree:
         """Return the estimates as a DataTree.

@@ -10,6 +10,7 @@ import pymc as pm
 import xarray as xr
 from rich.progress import track
 
+from pm_psyphy.common.tables import MOST_ROWS, ShownAsTable, Table, say_left_out
 from pm_psyphy.compiling.devices import compute_plainly
 from pm_psyphy.compiling.from_model import assemble_objective, change_density, find_model
 from pm_psyphy.compiling.objective import Objective
@@ -22,13 +23,12 @@ from pm_psyphy.results.map_result import MAPResult
 from pm_psyphy.uncertainty.laplace import Gaussian, add_jacobian, approximate
 from pm_psyphy.uncertainty.refit_from_mode import refit
 
-MOST_ROWS = 12
 # By about so many standard errors may the estimate without a fold err.
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class CrossValidation:
+class CrossValidation(ShownAsTable):
     """Held-out log likelihoods and evidence of the settings of a grid, whose G axes are its hyperparameters.
 
     Attributes
@@ -99,7 +99,7 @@ class CrossValidation:
         }
         return xr.DataTree.from_dict({"cross_validation": xr.Dataset(arrays, coords=coords)})
 
-    def __repr__(self) -> str:
+    def _tabulate(self) -> Table:
         lost, error = self.compare()
         head = [*self.grid, "log likelihood", "below the best", "log evidence"]
         rows = [
@@ -111,14 +111,11 @@ class CrossValidation:
             ]
             for i in np.argsort(-self.total, axis=None)[:MOST_ROWS]
         ]
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = ["  " + "  ".join(map(str.rjust, row, widths)) for row in [head, *rows]]
-        left_out = [f"  .. and {self.total.size - MOST_ROWS} more"] if self.total.size > MOST_ROWS else []
         title = (
             f"CrossValidation: {self.converged.shape[-1]} folds of {len(self.folds):,} rows, "
             f"{self.total.size} setting{'s' * (self.total.size != 1)}"
         )
-        return "\n".join([title, *lines, *left_out])
+        return Table(title, rows, head, say_left_out(self.total.size))
 
     def _name(self, flat_index: Any) -> dict[str, Any]:
         index = np.unravel_index(int(flat_index), self.total.shape)

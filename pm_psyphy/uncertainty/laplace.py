@@ -1,6 +1,6 @@
 """A fit in; the Gaussian that has its mode and curvature, its draws and its evidence come out."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pm_psyphy.common.tables import Table
 from pm_psyphy.compiling.devices import compute_plainly
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
 from pm_psyphy.compiling.from_model import change_density
@@ -17,7 +18,7 @@ from pm_psyphy.optimizing.lbfgs import lbfgs
 from pm_psyphy.optimizing.minimise import minimise
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.results.draws import Draws, over_draws
-from pm_psyphy.results.map_result import MAPResult, abridge
+from pm_psyphy.results.map_result import MAPResult
 from pm_psyphy.rows.memory_blocks import spare_memory
 from pm_psyphy.uncertainty.curvature import DIRECTIONS, Curvature, measure_curvature
 from pm_psyphy.uncertainty.hessian_spectrum import Spectrum, decompose, sum_over_columns
@@ -145,19 +146,12 @@ class LaplacePosterior(Draws, Gaussian):
             "directions, and intervals and evidence may mislead. Compare them with draws by NUTS."
         )
 
-    def __repr__(self) -> str:
-        names = list(self)
-        width = max((len(name) for name in names), default=0)
-        rows = [
-            f"  {name:<{width}}  {abridge(self[name].mean(axis=0))} ± {abridge(self[name].std(axis=0))}"
-            for name in names
-        ]
+    def _tabulate(self) -> Table:
         flat = f", {self.n_flat} flat direction{'s' * (self.n_flat != 1)} left out" if self.n_flat else ""
-        return "\n".join([
-            f"LaplacePosterior: {self.n_draws:,} draws, mean ± standard deviation",
-            *rows,
-            f"  log evidence {self.log_evidence:.6g}, {self.method} Hessian of {len(self.flat):,} parameters{flat}",
-        ])  # fmt: skip
+        return replace(
+            super()._tabulate(),
+            foot=f"log evidence {self.log_evidence:.6g}, {self.method} Hessian of {len(self.flat):,} parameters{flat}",
+        )
 
 
 @compute_plainly
