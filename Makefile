@@ -15,8 +15,9 @@ test: .venv/ready
 
 # What is fast, for people at work: a minute or so.
 quick: .venv/ready
-	$(PYTHON) $(TEST) -m "not slow" tests/test_find_map.py tests/test_result.py tests/test_errors.py tests/test_tasks.py \
-	    tests/test_psychometric.py tests/test_trials.py tests/test_values.py
+	$(PYTHON) $(TEST) -m "not slow" tests/fitting/test_find_map.py tests/fitting/test_errors.py tests/results \
+	    tests/compiling/test_values.py tests/psychophysics/test_tasks.py tests/psychophysics/test_psychometric.py \
+	    tests/psychophysics/test_trials.py
 
 # The same with the oldest version of each dependency that pyproject.toml allows.
 test-lowest: .venv-lowest/ready

@@ -1,4 +1,7 @@
-"""Write what psyphy computes for some fields and stimuli to tests/psyphy.npz: .venv-peers/bin/python this file."""
+"""Write what psyphy computes for some fields and stimuli to tests/psychophysics/psyphy.npz.
+
+Run it by .venv-peers/bin/python.
+"""
 
 from pathlib import Path
 
@@ -32,4 +35,4 @@ for d in (1, 2, 3):
         f"u_{d}": np.array([model._compute_sqrt(params, x) for x in reference]),
         f"covariance_{d}": np.array([model.local_covariance(params, x) for x in reference]),
     }
-np.savez(Path(__file__).parents[1] / "tests" / "psyphy.npz", **figures)
+np.savez(Path(__file__).parents[1] / "tests" / "psychophysics" / "psyphy.npz", **figures)

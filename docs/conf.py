@@ -1,5 +1,6 @@
 """Sphinx settings. The pages are Markdown; their Python blocks are run and their output is shown (run_blocks.py)."""
 
+import os
 import shutil
 import sys
 from importlib.metadata import version as installed_version
@@ -11,6 +12,10 @@ sys.path.insert(0, str(HERE))
 # The examples draw their pictures beside themselves. A copy of them does, so that no file of the repository changes.
 shutil.rmtree(HERE / "_build" / "examples", ignore_errors=True)
 shutil.copytree(HERE.parent / "examples", HERE / "_build" / "examples")
+
+# A PyTensor cache of the pages' own.
+FLAGS = f"{os.environ.get('PYTENSOR_FLAGS', '')},base_compiledir={HERE / '_build' / 'pytensor'}"
+os.environ["PYTENSOR_FLAGS"] = FLAGS.lstrip(",")
 
 project = "pm_psyphy"
 author = "The pm_psyphy developers"

@@ -20,7 +20,10 @@ from pytensor.scalar.basic import Add, Mul
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.rewriting.elemwise import FusionOptimizer
 
-# So many rows at a time bound the memory that NumPy takes for some hundred numbers a row and node.
+from pm_psyphy.native.kernels import Kernel, is_switched_off, try_kernel
+from pm_psyphy.native.row_graph import NotSupportedError
+
+# Without machine code: so many rows at a time bound the memory that NumPy takes for hundreds of numbers a row.
 ROWS_OF_NUMPY = 4096
 # PyTensor has NumPy's loops take no more inputs and outputs.
 NUMPY_OPERANDS = 32
@@ -38,13 +41,17 @@ def without_traces(function: Callable[..., Any]) -> Any:
 class RowFunction(FinalizedOpFromGraph):
     """Outputs (N,) whose n-th element depends on the n-th elements of the inputs (N,) only; see `make_row_function`.
 
-    The first output is the value, the others are its derivatives. Numba and JAX compile the graph inside. Elsewhere
-    NumPy computes it in blocks. Only what is asked for is built: a value takes a fraction of the nodes.
+    The first output is the value, the others are its derivatives. On the CPU, machine code of our own computes them
+    where there is any (`find_kernel`), for JAX and for PyTensor. Else JAX compiles the graph inside, and NumPy computes
+    it in blocks. Only what is asked for is built: a value takes a fraction of the nodes.
     """
 
-    def __init__(self, maker: tuple[Any, ...], inputs: list[Any], value: Any, derive: Any, find_scales: Any):
+    def __init__(
+        self, maker: tuple[Any, ...], inputs: list[Any], value: Any, derive: Any, find_scales: Any, draw_examples: Any
+    ):
         self.maker, self.arguments, self.value = maker, inputs, value
-        self.derive, self.find_scales = derive, find_scales
+        self.derive, self.find_scales, self.draw_examples = derive, find_scales, draw_examples
+        self.kernels: dict[int, Kernel | str] = {}
         n_outputs = len(inputs) + 1
         outputs = [value.type() for _ in range(n_outputs)]
         super().__init__(inputs, outputs, fgraph=value, connection_pattern=[[True] * n_outputs for _ in inputs])
@@ -74,6 +81,19 @@ class RowFunction(FinalizedOpFromGraph):
     def scales(self) -> FunctionGraph:
         """A graph of the inputs: for each, how far it must go to change the function by as much as itself."""
         return FunctionGraph(self.arguments, list(self.find_scales(*self.arguments)), clone=True)
+
+    def find_kernel(self, n_outputs: int) -> Kernel | None:
+        """Return machine code of the first outputs, tried on examples; None if there is none or it is switched off."""
+        if is_switched_off():
+            return None
+        if n_outputs not in self.kernels:
+            outputs = [self.value, *(self.derivatives[: n_outputs - 1] if n_outputs > 1 else [])]
+            try:
+                self.kernels[n_outputs] = try_kernel(self.arguments, outputs, self.draw_examples())
+            except NotSupportedError as error:
+                self.kernels[n_outputs] = str(error)
+        found = self.kernels[n_outputs]
+        return None if isinstance(found, str) else found
 
     def __eq__(self, other: object) -> bool:
         """Tell ops from each other by identity, for comparing their graphs would build them."""
@@ -120,6 +140,7 @@ def make_row_function(
     n_inputs: int,
     dtype: str,
     find_scales: Callable[..., Sequence[Any]],
+    draw_examples: Callable[[], Sequence[np.ndarray]],
     maker: tuple[Any, ...],
 ) -> RowFunction:
     """Return an op of a function that gives one value a row, and its derivatives with it.
@@ -134,6 +155,8 @@ def make_row_function(
     find_scales : callable
         Takes the inputs, returns for each a vector of distances over which the derivatives change little. Second
         derivatives are central differences of the first: to derive and compile them would take longer than most fits.
+    draw_examples : callable
+        Returns an array of rows for each input, ordinary and extreme ones, on which machine code is tried.
     maker : tuple
         A function of a module that returns this op, and its arguments. It is called where the op is unpickled.
 
@@ -143,7 +166,7 @@ def make_row_function(
         Its outputs are the value and the derivatives; the value's gradient uses these.
     """
     inputs = [pt.vector(dtype=dtype) for _ in range(n_inputs)]
-    return RowFunction(maker, inputs, *function(*inputs), find_scales)
+    return RowFunction(maker, inputs, *function(*inputs), find_scales, draw_examples)
 
 
 @lru_cache(maxsize=64)
@@ -154,6 +177,11 @@ def _compile_plain(function: RowFunction, n_outputs: int) -> Callable[..., Any]:
 
 def run_by_numpy(function: RowFunction, inputs: Sequence[Any], storage: Sequence[list[Any]]) -> None:
     """Compute the first outputs of a row function, one for each storage cell."""
+    kernel = function.find_kernel(len(storage))
+    if kernel is not None:
+        for cell, values in zip(storage, kernel(*inputs), strict=True):
+            cell[0] = values
+        return
     run = _compile_plain(function, len(storage))
     starts = range(0, max(len(inputs[0]), 1), ROWS_OF_NUMPY)
     blocks = [run(*(v[i : i + ROWS_OF_NUMPY] for v in inputs)) for i in starts]

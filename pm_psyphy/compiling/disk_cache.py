@@ -4,6 +4,8 @@ from pathlib import Path
 
 import jax
 
+from pm_psyphy.native.kernels import keep_kernels
+
 
 def cache_compilation(folder: str | Path) -> None:
     """Keep compiled programs in a folder, so that another process finds them instead of compiling.
@@ -18,6 +20,7 @@ def cache_compilation(folder: str | Path) -> None:
     """
     folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
+    keep_kernels(folder / "machine_code")
     jax.config.update("jax_compilation_cache_dir", str(folder))
     # Everything, however quick: a fit has a few small programs beside its loop.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

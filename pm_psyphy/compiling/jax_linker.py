@@ -97,9 +97,12 @@ def translate(
             return run_on_host(node)
 
         try:
-            in_jax = _find_own(node) or jax_funcify(op, node=node, **kwargs)
             if isinstance(op, RowFunction):
-                in_jax = run_rows(in_jax, jax_funcify(op.scales))
+                # Of a node inside another op it is not known who asks for what.
+                is_ours = node is not None and node in fgraph.apply_nodes
+                in_jax = run_rows(op, only_value=is_ours and not any(fgraph.clients[v] for v in node.outputs[1:]))
+            else:
+                in_jax = _find_own(node) or jax_funcify(op, node=node, **kwargs)
         except Exception as error:
             return fall_back(error)
 

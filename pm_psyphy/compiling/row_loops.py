@@ -1,36 +1,25 @@
-"""A function of rows, in JAX, in; the same in blocks that fit a cache, with second derivatives, comes out."""
+"""A row function in; a function of JAX's arrays, by machine code or XLA, with second derivatives, comes out."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
+
+from pm_psyphy.common.row_function import RowFunction
 
 # A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
 ROWS_OF_BLOCK = 1024
 
 
-def run_rows(function: Callable[..., Sequence[Any]], find_scales: Callable) -> Callable:
-    """Wrap a row function, so that it runs in blocks, and a Hessian differentiates it once for all its directions."""
+def run_rows(op: RowFunction, *, only_value: bool) -> Callable[..., list[Any]]:
+    """Return a function of vectors (N,) that computes a row function, and that JAX can map and differentiate twice.
+
+    With `only_value`, zeros stand for the derivatives, which nothing asks for.
+    """
     import jax
     import jax.numpy as jnp
+    from pytensor.link.jax.dispatch.basic import jax_funcify
 
-    blocked = _run_in_blocks(function)
-
-    @jax.custom_batching.custom_vmap
-    def run_once(*vectors):
-        return blocked(*vectors)
-
-    @run_once.def_vmap
-    def run_batch(n_batch, is_batched, *vectors):
-        """Run the rows of a batch as one long column, in blocks that are no larger than before."""
-        stacks = [
-            v if batched else jnp.broadcast_to(v, (n_batch, *v.shape))
-            for v, batched in zip(vectors, is_batched, strict=True)
-        ]
-        results = run_once(*(stack.reshape(-1) for stack in stacks))
-        return [r.reshape(n_batch, -1) for r in results], [True] * len(results)
-
-    @jax.custom_jvp
-    def run(*vectors):
-        return run_once(*vectors)
+    find_scales = jax_funcify(op.scales)
+    whole = _choose_road(op, len(op.output_types))
 
     def differentiate(*rows):
         """Return value and derivatives, (1 + n, N), and second derivatives, (n, n, N)."""
@@ -38,11 +27,11 @@ def run_rows(function: Callable[..., Sequence[Any]], find_scales: Callable) -> C
         steps = jnp.finfo(dtype).eps ** (1 / 3) * jnp.stack(find_scales(*rows))
         # The function is compiled once: for the row itself, and for one step up and down from each input.
         shifts = jnp.concatenate([jnp.zeros((1, n), dtype), jnp.eye(n, dtype=dtype), -jnp.eye(n, dtype=dtype)])
-        found = jax.lax.map(lambda e: jnp.stack(function(*(jnp.stack(rows) + e[:, None] * steps))), shifts)
+        found = jax.lax.map(lambda e: jnp.stack(whole(*(jnp.stack(rows) + e[:, None] * steps))), shifts)
         up, down = found[1 : n + 1, 1:], found[n + 1 :, 1:]
         return found[0], jnp.moveaxis(up - down, 0, 1) / (2 * steps)
 
-    twice = _run_in_blocks(differentiate)
+    run, twice = jax.custom_jvp(_map_rows(whole)), _run_in_blocks(differentiate)
 
     @run.defjvp
     def run_along(vectors, tangents):
@@ -51,7 +40,61 @@ def run_rows(function: Callable[..., Sequence[Any]], find_scales: Callable) -> C
         changes = [sum(entry * d for entry, d in zip(row, tangents, strict=True)) for row in (found[1:], *second)]
         return list(found), changes
 
+    if not only_value:
+        return run
+    value = jax.custom_jvp(_map_rows(_choose_road(op, 1)))
+
+    @value.defjvp
+    def value_along(vectors, tangents):
+        found, *derivatives = run(*vectors)
+        return [found], [sum(derivative * d for derivative, d in zip(derivatives, tangents, strict=True))]
+
+    def run_value(*vectors):
+        (found,) = value(*vectors)
+        return [found, *[jnp.zeros_like(found)] * len(vectors)]
+
+    return run_value
+
+
+def _choose_road(op: RowFunction, n_outputs: int) -> Callable[..., list[Any]]:
+    """Return a function of vectors that computes the first outputs: by machine code on the CPU, if there is any."""
+    import jax
+    from jax.extend.backend import backends
+    from pytensor.link.jax.dispatch.basic import jax_funcify
+
+    kernel = op.find_kernel(n_outputs)
+
+    def by_xla(*vectors):
+        function = jax_funcify(op)
+        return _run_in_blocks(lambda *rows: function(*rows)[:n_outputs])(*vectors)
+
+    def run(*vectors):
+        if kernel is None or any(v.dtype != kernel.dtype for v in vectors):
+            return by_xla(*vectors)
+        if len(backends()) == 1:
+            return kernel.call_by_jax(*vectors)
+        return jax.lax.platform_dependent(*vectors, cpu=kernel.call_by_jax, default=by_xla)
+
     return run
+
+
+def _map_rows(function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Let a batch of rows be computed as one long column."""
+    import jax
+    import jax.numpy as jnp
+
+    mapped = jax.custom_batching.custom_vmap(function)
+
+    @mapped.def_vmap
+    def run_batch(n_batch, is_batched, *vectors):
+        stacks = [
+            v if batched else jnp.broadcast_to(v, (n_batch, *v.shape))
+            for v, batched in zip(vectors, is_batched, strict=True)
+        ]
+        results = mapped(*(stack.reshape(-1) for stack in stacks))
+        return [r.reshape(n_batch, -1) for r in results], [True] * len(results)
+
+    return mapped
 
 
 def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:

@@ -36,14 +36,14 @@ def check_covariances(covariances: Any) -> np.ndarray:
     return found
 
 
-def find_scales(d: int, entries: Sequence[Any]) -> list[Any]:
+def find_scales(d: int, *entries: Any) -> list[Any]:
     """Return how far each entry of a difference and two covariances may go before a likelihood of them changes much.
 
     Parameters
     ----------
     d : int
         D.
-    entries : sequence of tensor, (N,)
+    *entries : tensor, (N,)
         D of the difference, then the upper triangles of both covariances.
 
     Returns
@@ -54,6 +54,31 @@ def find_scales(d: int, entries: Sequence[Any]) -> list[Any]:
     size = d * (d + 1) // 2
     variances = [_find_least_pivot(d, entries[d + i * size : d + (i + 1) * size]) for i in (0, 1)]
     return [pt.sqrt(pt.minimum(*variances))] * d + [variances[0]] * size + [variances[1]] * size
+
+
+def draw_examples(d: int, dtype: str) -> list[np.ndarray]:
+    """Return rows on which a likelihood of a difference and two covariances is tried, near and far in its tails.
+
+    Parameters
+    ----------
+    d : int
+        D.
+    dtype : {"float64", "float32"}
+
+    Returns
+    -------
+    list of ndarray, (61,)
+        As `find_scales` takes them: differences up to 15 standard deviations.
+    """
+    rng, n = np.random.default_rng(d), 61
+    roots = rng.normal(size=(2, n, d, d + 1))
+    covariances = roots @ np.swapaxes(roots, -1, -2) / (d + 1) + 0.1 * np.eye(d)
+    direction = rng.normal(size=(n, d))
+    distance = np.r_[0.0, np.geomspace(1e-3, 15, n - 1)]
+    whitened = distance[:, None] * direction / np.linalg.norm(direction, axis=1, keepdims=True)
+    difference = np.einsum("nij,nj->ni", np.linalg.cholesky(covariances.mean(axis=0)), whitened)
+    upper = [covariances[k, :, i, j] for k in (0, 1) for i in range(d) for j in range(i, d)]
+    return [np.ascontiguousarray(rows, dtype) for rows in (*difference.T, *upper)]
 
 
 def _find_least_pivot(d: int, upper: Sequence[Any]) -> Any:

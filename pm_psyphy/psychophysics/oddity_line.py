@@ -1,12 +1,12 @@
 """Variances of percepts on a line in; the logarithm of P(incorrect) in the oddity task and its derivatives, out."""
 
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from pm_psyphy.common.row_function import make_row_function
-from pm_psyphy.psychophysics.covariances import find_scales
+from pm_psyphy.psychophysics.covariances import draw_examples, find_scales
 from pm_psyphy.psychophysics.oddity_plane import scaled_w
 from pm_psyphy.psychophysics.tensor import grad, pt
 
@@ -35,4 +35,5 @@ def line_op(n: int, dtype: str) -> Any:
         value = highest - 0.5 * mu_squared + pt.log(total) + np.asarray(np.log(2 / np.pi), dtype)
         return value, lambda: grad(pt.sum(value), [x, a, b])
 
-    return make_row_function(evaluate, 3, dtype, lambda *entries: find_scales(1, entries), (line_op, n, dtype))
+    maker = line_op, n, dtype
+    return make_row_function(evaluate, 3, dtype, partial(find_scales, 1), partial(draw_examples, 1, dtype), maker)

@@ -18,13 +18,13 @@ Through the saddle point the terms hardly cancel, and the trapezoidal rule conve
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pm_psyphy.common.row_function import make_row_function
-from pm_psyphy.psychophysics.covariances import find_scales
+from pm_psyphy.psychophysics.covariances import draw_examples, find_scales
 from pm_psyphy.psychophysics.oddity_plane import pull_back
 from pm_psyphy.psychophysics.tensor import pt
 
@@ -103,7 +103,9 @@ def space_op(d: int, n_z: int, n_v: int, dtype: str) -> Any:
         return value, lambda: pull_back(outputs, cotangents, list(entries))
 
     maker = space_op, d, n_z, n_v, dtype
-    return make_row_function(evaluate, d * (d + 2), dtype, lambda *entries: find_scales(d, entries), maker)
+    return make_row_function(
+        evaluate, d * (d + 2), dtype, partial(find_scales, d), partial(draw_examples, d, dtype), maker
+    )
 
 
 def _whiten(difference, s0, s1) -> tuple[list[Any], list[list[Any]]]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from itertools import groupby
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import numpy as np
 import pymc as pm
 import pytensor
 import pytest
+from packaging.version import Version
 from pytensor.compile.mode import get_mode
 from sweep import CASES
 
@@ -26,7 +28,7 @@ STEPS = 10
 """Of each fit. Many of these models have one observation and no finite optimum, so that none is searched to its end."""
 
 LEAST_SHARE = 0.97
-TABLE = Path(__file__).parents[1] / "docs" / "coverage.md"
+TABLE = Path(__file__).parents[2] / "docs" / "coverage.md"
 
 # PyTensor's Python and NumPy implementations, with its rewrites for numerical stability: nothing of JAX.
 REFERENCE_MODE = get_mode("FAST_COMPILE").including("stabilize", "specialize")
@@ -37,6 +39,15 @@ UNSUPPORTED = {
     "Special functions and linear algebra: kv, order free": "kve",
     "Special functions and linear algebra: fft": "RFFTOp",
 }
+
+# Models of which an older package cannot tell: what it lacks.
+NEEDED = {
+    # LKJ densities of a free eta.
+    "Multivariate: MvNormal free and not centred, LKJCholeskyCov": ("pymc", Version("6.4")),
+    # Its own derivative by the shape, the reference, errs by 5e-7 before.
+    "Special functions and linear algebra: gammaincc": ("pytensor", Version("3.3.7")),
+}
+TOO_OLD = {key for key, (package, least) in NEEDED.items() if Version(version(package)) < least}
 
 
 @dataclass(frozen=True)
@@ -124,6 +135,8 @@ def outcomes(find_outcome: Callable[[str], Outcome]) -> dict[str, Outcome]:
 
 @pytest.mark.parametrize("key", CASES)
 def test_loss_and_gradient_agree_with_pytensor(key: str, find_outcome: Callable[[str], Outcome]):
+    if key in TOO_OLD:
+        pytest.skip(f"{' '.join(map(str, NEEDED[key]))} is needed")
     outcome = find_outcome(key)
     if key in UNSUPPORTED:
         assert outcome.error.startswith("NotImplementedError")
@@ -137,11 +150,12 @@ def test_nearly_all_models_agree(outcomes: dict[str, Outcome]):
     assert agreeing >= LEAST_SHARE * len(outcomes), f"{agreeing} of {len(outcomes)} agree"
 
 
+@pytest.mark.skipif(bool(TOO_OLD), reason="the page is of newer packages")
 def test_published_table_is_what_the_sweep_finds(outcomes: dict[str, Outcome], request: pytest.FixtureRequest):
     rendered = render(outcomes)
     if request.config.getoption("--write-tables"):
         TABLE.write_text(rendered, encoding="utf-8")
-    advice = f"{TABLE.name} is out of date. Run .venv/bin/python -m pytest tests/test_sweep.py --write-tables"
+    advice = f"{TABLE.name} is out of date. Run .venv/bin/python -m pytest tests/compiling/test_sweep.py --write-tables"
     assert TABLE.read_text(encoding="utf-8") == rendered, advice
 
 
@@ -166,7 +180,7 @@ def render(outcomes: dict[str, Outcome]) -> str:
         "steps on each. At the model's initial point, at a random point near it, and where `find_map` ended, the loss "
         "and all its gradients were compared, element by element, with PyTensor's functions run by NumPy, without "
         f"JAX; so was the loss that `find_map` returned. They agree where |a - b| ≤ {TOLERANCE:.0e} max(1, |b|). "
-        "`tests/sweep.py` holds the models, and `tests/test_sweep.py` writes this page.",
+        "`tests/sweep.py` holds the models, and `tests/compiling/test_sweep.py` writes this page.",
         "",
         "The route says where the gradient comes from:",
         "",

@@ -15,7 +15,7 @@ import pytest
 
 import pm_psyphy as psy
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 
 
 def never_converging(steps):
