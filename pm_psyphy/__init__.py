@@ -12,6 +12,7 @@ The rooms of this package; each imports only rooms below it:
 - ``compiling``: a `pm.Model` becomes an `Objective`: negative log posterior and gradient, compiled.
 - ``psychophysics``: models of observers, as PyTensor expressions inside ``with pm.Model()``.
 - ``common``: checked arrays, and functions of rows, which both of them need.
+- ``native``: machine code for functions of rows, on the CPU.
 
 The way of a fit is the body of `find_map`: compile the model, choose the starts, lay out the rows, search, describe.
 """

@@ -1,4 +1,8 @@
-"""A function of rows in; its machine code comes out, once it has been compared with NumPy, or None and the reason."""
+"""A graph of rows in; its machine code comes out, once it has been compared with NumPy, or the reason why there is none.
+
+LLVM comes with numba, and that with PyTensor. Where it is missing, rows are computed by XLA and NumPy, as wherever
+something else is not as expected.
+"""
 
 import ctypes
 import hashlib
