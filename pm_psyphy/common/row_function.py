@@ -20,7 +20,7 @@ from pytensor.scalar.basic import Add, Mul
 from pytensor.tensor.elemwise import Elemwise
 from pytensor.tensor.rewriting.elemwise import FusionOptimizer
 
-from pm_psyphy.native.kernels import Kernel, is_switched_off, try_kernel
+from pm_psyphy.native.kernels import SWITCH, Kernel, is_switched_off, try_kernel
 from pm_psyphy.native.row_graph import NotSupportedError
 
 # Without machine code: so many rows at a time bound the memory that NumPy takes for hundreds of numbers a row.
@@ -52,6 +52,7 @@ class RowFunction(FinalizedOpFromGraph):
         self.maker, self.arguments, self.value = maker, inputs, value
         self.derive, self.find_scales, self.draw_examples = derive, find_scales, draw_examples
         self.kernels: dict[int, Kernel | str] = {}
+        """By the number of outputs: their machine code, or why there is none."""
         n_outputs = len(inputs) + 1
         outputs = [value.type() for _ in range(n_outputs)]
         super().__init__(inputs, outputs, fgraph=value, connection_pattern=[[True] * n_outputs for _ in inputs])
@@ -94,6 +95,12 @@ class RowFunction(FinalizedOpFromGraph):
                 self.kernels[n_outputs] = str(error)
         found = self.kernels[n_outputs]
         return None if isinstance(found, str) else found
+
+    def describe_road(self) -> str:
+        """Say what computes it on the CPU."""
+        if self.find_kernel(1) is not None:
+            return "machine code"
+        return f"XLA: {SWITCH} is 0" if is_switched_off() else f"XLA: {self.kernels[1]}"
 
     def __eq__(self, other: object) -> bool:
         """Tell ops from each other by identity, for comparing their graphs would build them."""

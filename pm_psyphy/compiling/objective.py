@@ -13,7 +13,7 @@ from pytensor.graph.traversal import ancestors
 
 from pm_psyphy.common.arrays import convert_array, read_array
 from pm_psyphy.common.identity import ByIdentity
-from pm_psyphy.common.row_function import RUN_ONCE
+from pm_psyphy.common.row_function import RUN_ONCE, RowFunction
 from pm_psyphy.compiling.jax_linker import IndexLimit
 from pm_psyphy.compiling.model_graph import OWN, LiftedGraph, compile_checks, lift, read_data
 from pm_psyphy.compiling.program import Constrain, Params, Program, build_constrain, list_shapes, trace
@@ -82,6 +82,13 @@ class Objective(ByIdentity):
     def route(self) -> str:
         """Where the gradient comes from."""
         return self.program.route
+
+    @property
+    def row_code(self) -> dict[str, str]:
+        """What computes each likelihood of rows on the CPU: machine code, or XLA, and then why."""
+        roots = [*self.model.basic_RVs, *self.model.potentials]
+        ops = [v.owner.op for v in ancestors(roots) if v.owner is not None and isinstance(v.owner.op, RowFunction)]
+        return {op.maker[0].__name__: op.describe_road() for op in ops}
 
     @property
     def stochastic(self) -> bool:

@@ -1,4 +1,4 @@
-"""A graph of rows in; its machine code comes out, once it has been compared with NumPy, or the reason why there is none.
+"""A graph of rows in; its machine code comes out, once it has been compared with NumPy, or why there is none.
 
 LLVM comes with numba, and that with PyTensor. Where it is missing, rows are computed by XLA and NumPy, as wherever
 something else is not as expected.
@@ -49,7 +49,7 @@ class Kernel:
         arrays = [np.ascontiguousarray(array, self.dtype) for array in inputs]
         outputs = [np.empty_like(arrays[0]) for _ in range(self.n_outputs)]
         tables = [(ctypes.c_void_p * len(part))(*(a.ctypes.data for a in part)) for part in (arrays, outputs)]
-        self._rows(*tables, len(arrays[0]))
+        self._rows(*tables, 0, len(arrays[0]))
         return outputs
 
     def call_by_jax(self, *rows: Any) -> list[Any]:
@@ -81,7 +81,7 @@ class Kernel:
 
     @cached_property
     def _rows(self) -> Any:
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64)
+        kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)
         return kind(self.rows_address)
 
 
@@ -136,6 +136,7 @@ def compile_kernel(
 
     from pm_psyphy.native.machine_code import VectorFunction, write_rows
     from pm_psyphy.native.row_graph import read_graph, schedule
+    from pm_psyphy.native.shared_rows import SharedRows
     from pm_psyphy.native.xla_interface import write_handler
 
     processor = processor or find_processor()
@@ -143,7 +144,8 @@ def compile_kernel(
     module = ir.Module("rows")
     group = VectorFunction(module, schedule(steps), steps, dtype, processor.present)
     rows = write_rows(module, group, len(inputs), len(outputs))
-    write_handler(module, rows, len(inputs), len(outputs))
+    shared = SharedRows(module, rows, len(inputs), len(outputs))
+    write_handler(module, shared.share, len(inputs), len(outputs))
     text = str(module)
     key = hashlib.sha256(f"{text}{processor}{llvm.llvm_version_info}".encode()).hexdigest()[:24]
     if key in _KERNELS:

@@ -201,14 +201,14 @@ def number_size(dtype: str) -> int:
 
 
 def write_rows(module: ir.Module, group: VectorFunction, n_inputs: int, n_outputs: int) -> ir.Function:
-    """Add ``rows(inputs, outputs, n)``, which computes n rows vector by vector.
+    """Add ``rows(inputs, outputs, start, stop)``, which computes these rows vector by vector.
 
     The last rows, where they do not fill a vector, are copied beside copies of the last of them.
     """
     number, width, n_arrays = group.math.number, group.math.width, n_inputs + n_outputs
     table = number.as_pointer().as_pointer()
-    function = ir.Function(module, ir.FunctionType(VOID, [table, table, INT64]), "rows")
-    inputs, outputs, n = function.args
+    function = ir.Function(module, ir.FunctionType(VOID, [table, table, INT64, INT64]), "rows")
+    inputs, outputs, start, n = function.args
     blocks = {name: function.append_basic_block(name) for name in ("entry", "head", "full", "check", "rest", "end")}
     b = ir.IRBuilder(blocks["entry"])
     pointers = b.alloca(number.as_pointer(), size=INT64(n_arrays))
@@ -217,7 +217,7 @@ def write_rows(module: ir.Module, group: VectorFunction, n_inputs: int, n_output
     b.branch(blocks["head"])
     b.position_at_end(blocks["head"])
     i = b.phi(INT64)
-    i.add_incoming(INT64(0), blocks["entry"])
+    i.add_incoming(start, blocks["entry"])
     following = b.add(i, INT64(width))
     b.cbranch(b.icmp_signed("<=", following, n), blocks["full"], blocks["check"])
     b.position_at_end(blocks["full"])

@@ -19,6 +19,10 @@ POINTER = BYTE.as_pointer()
 # Bytes of what is no structure or pointer.
 SIZES = {"size_t": 8, "int64_t": 8, "uint64_t": 8, "int32_t": 4, "uint32_t": 4, "int": 4}
 PREFIX = "XLA_FFI_"
+USED = (
+    "Api", "Buffer", "CallFrame", "Metadata", "Metadata_Extension", "ThreadPool_NumThreads_Args",
+    "ThreadPool_Schedule_Args",
+)  # fmt: skip
 # The kind of the extension by which XLA asks for a version.
 METADATA = 1
 
@@ -49,6 +53,7 @@ def read_interface() -> Interface:
     except OSError as error:
         raise NotSupportedError(f"JAX's headers are not there ({error}).") from error
     text = re.sub(r"//[^\n]*", "", text)
+    text = re.sub(r"_XLA_FFI_API_STRUCT_FIELD\((\w+)\);", r"void* \1;", text)
     enums = set(re.findall(r"typedef enum \{[^}]*\} (\w+);", text))
     bodies = dict(re.findall(r"struct (\w+) \{([^}]*)\}", text))
     last = dict(re.findall(r"STRUCT_TRAITS\((\w+),\s*(\w+)\)", text))
@@ -79,7 +84,7 @@ def read_interface() -> Interface:
         return -(-place // 8) * 8
 
     try:
-        for name in ("CallFrame", "Buffer", "Metadata_Extension", "Metadata"):
+        for name in USED:
             lay_out(PREFIX + name)
         major, minor = (int(re.findall(rf"#define {PREFIX}API_{part} (\d+)", text)[0]) for part in ("MAJOR", "MINOR"))
     except (KeyError, IndexError) as error:
@@ -87,8 +92,8 @@ def read_interface() -> Interface:
     return Interface(offsets, sizes, (major, minor))
 
 
-def write_handler(module: ir.Module, rows: ir.Function, n_inputs: int, n_outputs: int) -> ir.Function:
-    """Add ``handler(frame)``, which XLA calls to compute rows.
+def write_handler(module: ir.Module, share: ir.Function, n_inputs: int, n_outputs: int) -> ir.Function:
+    """Add ``handler(frame)``, which XLA calls to compute rows by ``share``.
 
     If a structure has not the size it should have, nothing is computed. Whoever tries the kernel finds that out.
     """
@@ -97,7 +102,7 @@ def write_handler(module: ir.Module, rows: ir.Function, n_inputs: int, n_outputs
     (frame,) = function.args
     blocks = {n: function.append_basic_block(n) for n in ("entry", "asked", "told", "called", "sound", "end")}
     b = ir.IRBuilder(blocks["entry"])
-    table = rows.args[0].type
+    table = share.args[2].type
 
     def find(base: ir.Value, structure: str, *fields: str) -> ir.Value:
         """Return a pointer to a field, or to a field of that field."""
@@ -131,10 +136,12 @@ def write_handler(module: ir.Module, rows: ir.Function, n_inputs: int, n_outputs
     b.ret(ir.Constant(POINTER, None))
 
     b.position_at_end(blocks["called"])
-    pointers = b.alloca(rows.args[0].type.pointee, size=INT64(n_inputs + n_outputs))
+    pointers = b.alloca(table.pointee, size=INT64(n_inputs + n_outputs))
     sound = has_size(frame, "CallFrame")
     for field in ("args", "rets"):
         sound = b.and_(sound, has_size(frame, "CallFrame", field))
+    api, context = (load(frame, POINTER, "CallFrame", field) for field in ("api", "ctx"))
+    sound = b.and_(sound, has_size(api, "Api"))
     b.cbranch(sound, blocks["sound"], blocks["end"])
     b.position_at_end(blocks["sound"])
     buffers = [
@@ -145,7 +152,7 @@ def write_handler(module: ir.Module, rows: ir.Function, n_inputs: int, n_outputs
     for k, buffer in enumerate(buffers):
         b.store(load(buffer, table.pointee, "Buffer", "data"), b.gep(pointers, [INT64(k)]))
     n = b.load(load(buffers[0], INT64.as_pointer(), "Buffer", "dims"))
-    b.call(rows, [pointers, b.gep(pointers, [INT64(n_inputs)]), n])
+    b.call(share, [api, context, pointers, n])
     b.branch(blocks["end"])
     b.position_at_end(blocks["end"])
     b.ret(ir.Constant(POINTER, None))

@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pymc as pm
 import pytensor.tensor as pt
 import pytest
 
+import pm_psyphy as psy
 from pm_psyphy.common.row_function import RowFunction, make_row_function
 from pm_psyphy.compiling.row_loops import run_rows
 from pm_psyphy.native import kernels, xla_interface
@@ -171,7 +173,7 @@ def make_function(compute, examples=lambda: [np.linspace(0.1, 2, 9)]) -> RowFunc
 def test_what_has_no_machine_code_takes_the_other_road_and_says_why():
     op = make_function(pt.gammaln)
     assert op.find_kernel(1) is None
-    assert "GammaLn has no machine code" in str(op.kernels[1])
+    assert op.describe_road() == "XLA: GammaLn has no machine code."
     x = np.linspace(0.2, 3, 5)
     (value,) = run_rows(op, only_value=True)(jnp.asarray(x))[:1]
     np.testing.assert_allclose(value, pt.gammaln(x).eval(), rtol=1e-12)
@@ -204,6 +206,7 @@ def test_the_switch_leaves_all_to_xla(monkeypatch: pytest.MonkeyPatch):
     assert "pm_psyphy_rows" in lowered
     monkeypatch.setenv(kernels.SWITCH, "0")
     assert op.find_kernel(1) is None
+    assert op.describe_road() == "XLA: PM_PSYPHY_NATIVE is 0"
     assert "pm_psyphy_rows" not in jax.jit(run_rows(op, only_value=True)).lower(*rows).as_text()
 
 
@@ -230,3 +233,13 @@ def test_machine_code_is_kept_for_other_processes(tmp_path):
 
     assert run() == run("again")
     assert len(list((tmp_path / "machine_code").glob("*.o"))) == 1
+
+
+def test_an_objective_says_which_road_its_likelihood_takes(monkeypatch: pytest.MonkeyPatch):
+    with pm.Model() as model:
+        field = psy.WishartProcess("W", input_dim=2, basis_degree=1)
+        psy.Oddity("correct", field, np.zeros((3, 2)), np.full((3, 2), 0.2), observed=[1, 0, 1])
+    objective = psy.compile_objective(model)
+    assert objective.row_code == {"plane_op": "machine code"}
+    monkeypatch.setenv(kernels.SWITCH, "0")
+    assert objective.row_code == {"plane_op": "XLA: PM_PSYPHY_NATIVE is 0"}
