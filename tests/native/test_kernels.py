@@ -243,3 +243,16 @@ def test_an_objective_says_which_road_its_likelihood_takes(monkeypatch: pytest.M
     assert objective.row_code == {"plane_op": "machine code"}
     monkeypatch.setenv(kernels.SWITCH, "0")
     assert objective.row_code == {"plane_op": "XLA: PM_PSYPHY_NATIVE is 0"}
+
+
+def test_beside_a_gpu_each_platform_gets_its_own_road(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("jax.extend.backend.backends", lambda: {"cpu": None, "cuda": None})
+    op, rows = make_op(2), draw_examples(2, "float64")
+    run = jax.jit(run_rows(op, only_value=True))
+    for platform in ("cuda", "tpu"):
+        there = jax.export.export(run, platforms=[platform])(*rows)
+        assert "pm_psyphy_rows" not in there.mlir_module()
+    assert "pm_psyphy_rows" in run.lower(*rows).as_text()
+    kernel = op.find_kernel(1)
+    assert kernel is not None
+    np.testing.assert_array_equal(run(*rows)[0], kernel(*rows)[0])

@@ -53,7 +53,7 @@ def test_few_rows_stay_as_they_are(objective):
 
 @pytest.fixture
 def small_budget(monkeypatch):
-    monkeypatch.setattr(blocks, "BYTES_OF_CPU", 1_000_000)
+    monkeypatch.setattr(blocks, "BYTES_OF_CPU", 300_000)
     monkeypatch.setattr(blocks, "FEW_NUMBERS", 100)
 
 
