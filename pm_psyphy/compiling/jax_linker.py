@@ -99,8 +99,9 @@ def translate(
         try:
             if isinstance(op, RowFunction):
                 # Of a node inside another op it is not known who asks for what.
-                is_ours = node is not None and node in fgraph.apply_nodes
-                in_jax = run_rows(op, only_value=is_ours and not any(fgraph.clients[v] for v in node.outputs[1:]))
+                derivatives = node.outputs[1:] if node in fgraph.apply_nodes else None
+                only_value = derivatives is not None and not any(fgraph.clients[v] for v in derivatives)
+                in_jax = run_rows(op, only_value=only_value)
             else:
                 in_jax = _find_own(node) or jax_funcify(op, node=node, **kwargs)
         except Exception as error:

@@ -166,8 +166,9 @@ def compile_kernel(
         whole = path.with_suffix(f".{os.getpid()}")
         whole.write_bytes(code)
         whole.replace(path)
-    addresses = (engine.get_function_address(name) for name in ("rows", "handler"))
-    return _KERNELS.setdefault(key, Kernel(len(inputs), len(outputs), dtype, *addresses, engine, key))
+    rows_at, handler_at = (engine.get_function_address(name) for name in ("rows", "handler"))
+    kernel = Kernel(len(inputs), len(outputs), dtype, rows_at, handler_at, engine, key)
+    return _KERNELS.setdefault(key, kernel)
 
 
 def _emit(llvm: Any, text: str, machine: Any) -> bytes:

@@ -56,7 +56,7 @@ class VectorFunction:
 
     def _keep(self, step: Step) -> Any:
         size = math.prod(axis.size for axis in step.roots)
-        space = self.builder.alloca(self.math.type, size=ir.Constant(INT64, size))
+        space: Any = self.builder.alloca(self.math.type, size=ir.Constant(INT64, size))
         space.align = ALIGNED
         return space
 
@@ -159,7 +159,7 @@ class VectorFunction:
         key = array.tobytes()
         if key not in self.tables:
             kind = ir.ArrayType(self.math.number, array.size)
-            table = ir.GlobalVariable(self.module, kind, f"constants_{len(self.tables)}")
+            table: Any = ir.GlobalVariable(self.module, kind, f"constants_{len(self.tables)}")
             table.global_constant, table.linkage = True, "internal"
             table.initializer = ir.Constant(kind, [float(x) for x in array.astype(self.math.dtype).ravel()])
             self.tables[key] = table
@@ -212,7 +212,7 @@ def write_rows(module: ir.Module, group: VectorFunction, n_inputs: int, n_output
     blocks = {name: function.append_basic_block(name) for name in ("entry", "head", "full", "check", "rest", "end")}
     b = ir.IRBuilder(blocks["entry"])
     pointers = b.alloca(number.as_pointer(), size=INT64(n_arrays))
-    space = b.alloca(number, size=INT64(n_arrays * width))
+    space: Any = b.alloca(number, size=INT64(n_arrays * width))
     space.align = ALIGNED
     b.branch(blocks["head"])
     b.position_at_end(blocks["head"])

@@ -4,6 +4,8 @@ The rows are cut into chunks. The thread that XLA calls asks the others of XLA's
 chunk like them, so that it ends also if none of them ever comes. It waits only for chunks that another one is at.
 """
 
+from typing import Any
+
 from llvmlite import ir
 
 from pm_psyphy.native.vector_math import INT64
@@ -96,7 +98,7 @@ class SharedRows:
         b.position_at_end(ask)
         i = b.phi(INT64)
         i.add_incoming(INT64(0), before)
-        task = b.bitcast(self.help, POINTER)
+        task: Any = b.bitcast(self.help, POINTER)
         error = _call(b, api, arguments, "ThreadPool_Schedule", ctx=context, task=task, data=state)
         with b.if_then(b.icmp_unsigned("!=", error, ir.Constant(POINTER, None))):
             # It will not come.

@@ -40,7 +40,7 @@ class VectorMath:
     the last digits.
     """
 
-    def __init__(self, builder: ir.IRBuilder, module: ir.Module, dtype: str, features: frozenset[str]):
+    def __init__(self, builder: Any, module: ir.Module, dtype: str, features: frozenset[str]):
         self.builder, self.module, self.dtype, self.width = builder, module, dtype, WIDTH[dtype]
         self.number = ir.DoubleType() if dtype == "float64" else ir.FloatType()
         self.integer = INT64 if dtype == "float64" else INT32
@@ -51,7 +51,7 @@ class VectorMath:
         # Where the processor lacks the instruction, llvm.fma calls a slow function.
         self.fma_name = "fma" if "fma" in features or self.has_estimates else "fmuladd"
 
-    def constant(self, value: float) -> Any:
+    def constant(self, value: Any) -> Any:
         """Return a vector of the same number."""
         return ir.Constant(self.type, [float(np.asarray(value, self.dtype))] * self.width)
 

@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from llvmlite import ir
 
@@ -102,7 +103,7 @@ def write_handler(module: ir.Module, share: ir.Function, n_inputs: int, n_output
     (frame,) = function.args
     blocks = {n: function.append_basic_block(n) for n in ("entry", "asked", "told", "called", "sound", "end")}
     b = ir.IRBuilder(blocks["entry"])
-    table = share.args[2].type
+    table: Any = share.args[2].type
 
     def find(base: ir.Value, structure: str, *fields: str) -> ir.Value:
         """Return a pointer to a field, or to a field of that field."""
