@@ -107,8 +107,8 @@ for i, ax in enumerate(axes.flat):
     for name, color in ((alone, "C0"), (pooled, "C1")):
         plots.plot_ellipses(grid, estimates[name][i], color=color, linewidths=1, label=name, ax=ax)
     ax.set(title=f"observer {i + 1}", xlim=(-0.9, 0.9), ylim=(-0.9, 0.9))
-fig.supxlabel("stimulus dimension 1")
-fig.supylabel("stimulus dimension 2")
+axes[1, 1].set(xlabel="stimulus dimension 1")
+fig.supylabel("stimulus dimension 2", fontsize="medium")
 fig.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "hierarchical_wppm.png")

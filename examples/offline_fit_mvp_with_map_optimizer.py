@@ -105,8 +105,8 @@ axes[0].set(title="Trials, and thresholds at 5/6 correct")
 plots.plot_learning_curve(fits, above=fits["L-BFGS"].loss, ax=axes[1])
 axes[1].plot(np.array(losses) - fits["L-BFGS"].loss, "k:", lw=1.5, label="from scratch", zorder=3)
 axes[1].set(title="Learning curves")
-handles, labels = (a + b for a, b in zip(*(ax.get_legend_handles_labels() for ax in axes), strict=True))
-fig.legend(handles, labels, loc="outside lower center", ncols=8, markerscale=2, columnspacing=1, handlelength=1.2)
+axes[1].legend()
+fig.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, markerscale=2)
 # sphinx_gallery_start_ignore
 fig.savefig(HERE / "pictures" / "offline_fit_mvp_with_map_optimizer.png")
 # sphinx_gallery_end_ignore

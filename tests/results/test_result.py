@@ -12,6 +12,7 @@ import pytest
 import xarray as xr
 
 import pm_psyphy as psy
+from pm_psyphy.common.tables import Table
 
 mpl.use("Agg")
 
@@ -197,3 +198,13 @@ def test_jax_arrays_reach_the_user_only_from_the_objective(fit):
 def test_minibatch_data_are_no_observed_data():
     tree = psy.find_map(models.minibatch(), steps=10).to_datatree()
     assert "observed_data" not in tree.children
+
+
+def test_a_notebook_shows_a_table_with_names_and_values(fit):
+    shown = fit._repr_html_()
+    assert shown.count("<tr>") == len(fit)
+    for name in fit:
+        assert f"<td>{name}</td>" in shown
+    # What an HTML page would take for a tag stays text.
+    assert "&lt;b&gt;" in Table("<b>", [["<b>", "1"]], foot="<b>").as_html()
+    assert "<b>" not in Table("<b>", [["<b>", "1"]], foot="<b>").as_html()
