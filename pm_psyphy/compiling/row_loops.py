@@ -7,6 +7,8 @@ from pm_psyphy.common.row_function import RowFunction
 
 # A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
 ROWS_OF_BLOCK = 1024
+# A GPU is fed by many more at once. With more inputs than those of two dimensions a row takes far more memory.
+ROWS_OF_GPU_BLOCK, ROWS_OF_WIDE_GPU_BLOCK, WIDE = 1 << 16, 1 << 13, 8
 
 
 def run_rows(op: RowFunction, *, only_value: bool) -> Callable[..., list[Any]]:
@@ -31,7 +33,8 @@ def run_rows(op: RowFunction, *, only_value: bool) -> Callable[..., list[Any]]:
         up, down = found[1 : n + 1, 1:], found[n + 1 :, 1:]
         return found[0], jnp.moveaxis(up - down, 0, 1) / (2 * steps)
 
-    run, twice = jax.custom_jvp(_map_rows(whole)), _run_in_blocks(differentiate)
+    run = jax.custom_jvp(_map_rows(whole))
+    twice = _by_platform(_run_in_blocks(differentiate), _run_on_gpu(differentiate))
 
     @run.defjvp
     def run_along(vectors, tangents):
@@ -58,24 +61,30 @@ def run_rows(op: RowFunction, *, only_value: bool) -> Callable[..., list[Any]]:
 
 def _choose_road(op: RowFunction, n_outputs: int) -> Callable[..., list[Any]]:
     """Return a function of vectors that computes the first outputs: by machine code on the CPU, if there is any."""
-    import jax
-    from jax.extend.backend import backends
     from pytensor.link.jax.dispatch.basic import jax_funcify
 
     kernel = op.find_kernel(n_outputs)
 
     def by_xla(*vectors):
-        function = jax_funcify(op)
-        return _run_in_blocks(lambda *rows: function(*rows)[:n_outputs])(*vectors)
+        return jax_funcify(op)(*vectors)[:n_outputs]
 
     def run(*vectors):
-        if kernel is None or any(v.dtype != kernel.dtype for v in vectors):
-            return by_xla(*vectors)
-        if len(backends()) == 1:
-            return kernel.call_by_jax(*vectors)
-        return jax.lax.platform_dependent(*vectors, cpu=kernel.call_by_jax, default=by_xla)
+        on_cpu = _run_in_blocks(by_xla)
+        if kernel is not None and all(v.dtype == kernel.dtype for v in vectors):
+            on_cpu = kernel.call_by_jax
+        return _by_platform(on_cpu, _run_on_gpu(by_xla))(*vectors)
 
     return run
+
+
+def _by_platform(on_cpu: Callable[..., list[Any]], elsewhere: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+    """Return what a function is on the platform it is compiled for; where there is only one, nothing else is traced."""
+    import jax
+    from jax.extend.backend import backends
+
+    if len(backends()) == 1:
+        return on_cpu
+    return lambda *vectors: jax.lax.platform_dependent(*vectors, cpu=on_cpu, default=elsewhere)
 
 
 def _map_rows(function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
@@ -97,16 +106,28 @@ def _map_rows(function: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
     return mapped
 
 
-def _run_in_blocks(function: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
+def _run_on_gpu(function: Callable[..., Sequence[Any]]) -> Callable[..., list[Any]]:
+    """Wrap a function so that it takes rows in blocks that a GPU has memory for."""
+
+    def run(*vectors):
+        rows = ROWS_OF_GPU_BLOCK if len(vectors) <= WIDE else ROWS_OF_WIDE_GPU_BLOCK
+        return _run_in_blocks(function, rows)(*vectors)
+
+    return run
+
+
+def _run_in_blocks(
+    function: Callable[..., Sequence[Any]], rows_of_block: int = ROWS_OF_BLOCK
+) -> Callable[..., list[Any]]:
     """Wrap a function of arrays (N,), to arrays (..., N), so that it takes them in blocks that fit a cache."""
     import jax
     import jax.numpy as jnp
 
     def run(*vectors):
         n = vectors[0].shape[0]
-        if n <= ROWS_OF_BLOCK:
+        if n <= rows_of_block:
             return list(function(*vectors))
-        n_blocks = -(-n // ROWS_OF_BLOCK)
+        n_blocks = -(-n // rows_of_block)
         size = -(-n // n_blocks)
         # Copies of the last row fill the last block: they are as finite as that is.
         blocks = [jnp.pad(v, (0, n_blocks * size - n), mode="edge").reshape(n_blocks, size) for v in vectors]

@@ -1,6 +1,6 @@
 """A PyTensor graph of rows in; its operations on the numbers of one row, as nests of loops over nodes, come out."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any
@@ -299,12 +299,3 @@ def evaluate_by_numpy(inputs: Sequence[Any], outputs: Sequence[Any], rows: Seque
         op.perform(node, [look_up(v) for v in node.inputs], cells)
         values |= {variable: cell[0] for variable, cell in zip(node.outputs, cells, strict=True)}
     return [look_up(variable) for variable in outputs]
-
-
-def count_steps(nests: Sequence[Nest]) -> Mapping[tuple[int, ...], int]:
-    """Return how many steps are made in loops of these lengths."""
-    counts: dict[tuple[int, ...], int] = {}
-    for nest in nests:
-        sizes = tuple(axis.size for axis in nest.axes)
-        counts[sizes] = counts.get(sizes, 0) + len(nest.steps)
-    return counts
