@@ -8,7 +8,7 @@ from pm_psyphy.common.row_function import RowFunction
 # A row may have a hundred intermediate numbers; so many rows of them fill a core's second-level cache.
 ROWS_OF_BLOCK = 1024
 # A GPU is fed by many more at once. With more inputs than those of two dimensions a row takes far more memory.
-ROWS_OF_GPU_BLOCK, ROWS_OF_WIDE_GPU_BLOCK, WIDE = 1 << 16, 1 << 13, 8
+ROWS_OF_GPU_BLOCK, ROWS_OF_WIDE_GPU_BLOCK, WIDE = 1 << 16, 1 << 14, 8
 
 
 def run_rows(op: RowFunction, *, only_value: bool) -> Callable[..., list[Any]]:
