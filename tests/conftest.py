@@ -1,5 +1,6 @@
-"""Options of the test suite."""
+"""Options of the test suite, and what makes it fast."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -7,7 +8,33 @@ import pytest
 
 # A PyTensor cache of the tests' own, one for each of their processes, so that none waits for another's lock.
 FOLDER = Path(__file__).parents[1] / ".pytest_cache" / f"pytensor-{os.environ.get('PYTEST_XDIST_WORKER', 'main')}"
-os.environ["PYTENSOR_FLAGS"] = f"{os.environ.get('PYTENSOR_FLAGS', '')},base_compiledir={FOLDER}".lstrip(",")
+# Compilers are most of the time, and few numbers are computed by what they make: no C++, numba for the tests that
+# ask for it, and the least that LLVM can do for XLA. What is set outside comes later in the list, and is stronger.
+PYTENSOR = f"base_compiledir={FOLDER},cxx=,mode=FAST_COMPILE"
+os.environ["PYTENSOR_FLAGS"] = f"{PYTENSOR},{os.environ.get('PYTENSOR_FLAGS', '')}".rstrip(",")
+os.environ["XLA_FLAGS"] = f"--xla_backend_optimization_level=0 {os.environ.get('XLA_FLAGS', '')}".rstrip()
+
+
+@pytest.fixture
+def users_mode():
+    """Let PyTensor compile as it does for users: by numba."""
+    import pytensor
+
+    with pytensor.config.change_flags(mode="NUMBA"):
+        yield
+
+
+# Looking for garbage among the graphs of all models so far is a seventh of the time.
+gc.disable()
+TESTS_BETWEEN_COLLECTIONS = 25
+_finished = 0
+
+
+def pytest_runtest_logfinish() -> None:
+    global _finished
+    _finished += 1
+    if _finished % TESTS_BETWEEN_COLLECTIONS == 0:
+        gc.collect()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

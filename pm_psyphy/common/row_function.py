@@ -68,7 +68,9 @@ class RowFunction(FinalizedOpFromGraph):
         """
         fgraph = FunctionGraph(self.arguments, [self.value, *self.derivatives], clone=True)
         MergeOptimizer().rewrite(fgraph)
-        FusionOptimizer().rewrite(fgraph)
+        # Without a C compiler PyTensor joins no more operands than NumPy takes, and warns of it. Here it is not for NumPy.
+        with pytensor.config.change_flags(cxx=pytensor.config.cxx or "clang++"):
+            FusionOptimizer().rewrite(fgraph)
         return construct_nominal_fgraph(fgraph.inputs, fgraph.outputs).freeze()
 
     @cached_property

@@ -1,6 +1,7 @@
 """What may be divided follows from the graph: every answer is compared with models that have only some of the rows."""
 
 import warnings
+from collections.abc import Callable
 
 import numpy as np
 import pymc as pm
@@ -10,7 +11,7 @@ import pytest
 from random_models import DIM, build
 
 import pm_psyphy as psy
-from pm_psyphy.common.row_function import RUN_ONCE
+from pm_psyphy.common.row_function import UNCHANGED
 from pm_psyphy.compiling.model_graph import lift, read_data
 from pm_psyphy.compiling.row_weights import REST, WEIGHTS, RowsDepend, write_weighted_log_density
 from pm_psyphy.rows.memory_blocks import divide_program
@@ -19,27 +20,31 @@ from pm_psyphy.rows.weighted_objective import divide
 N_MODELS = 240
 
 
-def evaluate_density(model: pm.Model, point: dict, rows: slice, n_parts: int) -> np.ndarray:
-    """Return the weighted log density of some rows, and its gradient, by PyTensor."""
+def compile_density(model: pm.Model, point: dict) -> Callable[[slice, int], np.ndarray]:
+    """Return the weighted log density of some rows at a point, and its gradient, as a function of the rows."""
     density = write_weighted_log_density(model, DIM, jacobian=False)
     gradient = pytensor.grad(density.log_density, model.value_vars, disconnected_inputs="ignore")
     graph = lift(model, [density.log_density, *gradient], rows=density.rows, unfrozen=density.numbers)
-    data = read_data(graph.sources)
+    held = read_data(graph.sources)
     axes = {name: density.rows[v] for name, v in graph.sources.items() if v in density.rows} | {WEIGHTS: 0}
-    data |= {name: data[name][(slice(None),) * axis + (rows,)] for name, axis in axes.items()}
-    data |= {REST: np.asarray(1 / n_parts)}
-    if DIM in data:
-        data[DIM] = np.asarray(len(data[WEIGHTS]), data[DIM].dtype)
-    function = pytensor.function(graph.inputs, graph.outputs, mode=RUN_ONCE, on_unused_input="ignore")
-    found = function(*(point[p.name] for p in graph.parameters), *(data[name] for name in graph.data))
-    return np.concatenate([np.ravel(part) for part in found])
+    function = pytensor.function(graph.inputs, graph.outputs, mode=UNCHANGED, on_unused_input="ignore")
+
+    def evaluate(rows: slice, n_parts: int) -> np.ndarray:
+        data = held | {name: held[name][(slice(None),) * axis + (rows,)] for name, axis in axes.items()}
+        data |= {REST: np.asarray(1 / n_parts)}
+        if DIM in data:
+            data[DIM] = np.asarray(len(data[WEIGHTS]), data[DIM].dtype)
+        found = function(*(point[p.name] for p in graph.parameters), *(data[name] for name in graph.data))
+        return np.concatenate([np.ravel(part) for part in found])
+
+    return evaluate
 
 
 def find_rows_alone(seed: int, rows: slice, point: dict) -> np.ndarray:
     """Return the log likelihood of each row, by PyMC, of the model that has these rows only."""
     model, *_ = build(seed, rows)
     (term,) = model.logp(vars=model.observed_RVs, sum=False)
-    return model.compile_fn(term, inputs=model.value_vars, mode="FAST_COMPILE", on_unused_input="ignore")(point)
+    return model.compile_fn(term, inputs=model.value_vars, mode=UNCHANGED, on_unused_input="ignore")(point)
 
 
 def is_divided(model: pm.Model) -> bool:
@@ -72,13 +77,13 @@ def test_random_models_are_divided_where_their_rows_are_independent_and_refused_
         else:
             # What PyMC computes of constants alone, before it is fitted, is a covariate as if NumPy had computed it.
             # Rounding of some hundred terms.
-            total = evaluate_density(model, point, slice(None), 1)
-            parts = sum(evaluate_density(model, point, half, 2) for half in halves)
+            evaluate = compile_density(model, point)
+            total, parts = evaluate(slice(None), 1), sum(evaluate(half, 2) for half in halves)
             np.testing.assert_allclose(parts, total, rtol=1e-10, atol=1e-10, err_msg=str(seed))
             prior = model.compile_fn(
                 [sum(t.sum() for t in model.logp(vars=model.free_RVs, sum=False, jacobian=False))],
                 inputs=model.value_vars,
-                mode="FAST_COMPILE",
+                mode=UNCHANGED,
             )(point)[0]
             np.testing.assert_allclose(total[0], prior + whole.sum(), rtol=1e-9, err_msg=str(seed))
 

@@ -166,6 +166,7 @@ def test_numba_keeps_loops():
     assert not has(ops, NumPyGraph)
 
 
+@pytest.mark.usefixtures("users_mode")
 def test_sums_of_more_terms_than_numpy_takes_are_split():
     weights, stimuli = pt.tensor("weights", shape=(1, 1, 40)), (np.zeros((3, 1)), np.full((3, 1), 0.3))
     many, one = (

@@ -291,6 +291,7 @@ def test_a_field_comes_back_better_from_more_trials():
     assert errors[1] < 0.01
 
 
+@pytest.mark.usefixtures("users_mode")
 def test_the_model_samples_and_predicts_in_pymc():
     reference, comparison, correct = simulate_trials(prior_weights(degree=0), 60, basis_degree=0)
     with pm.Model() as model:

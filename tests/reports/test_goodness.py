@@ -173,6 +173,7 @@ def test_what_is_certain_has_a_p_value_of_nought_or_one():
         psy.compare_draws(np.where(np.arange(100) == 3, np.inf, draws), draws)
 
 
+@pytest.mark.usefixtures("users_mode")
 def test_responses_of_a_wishart_process_can_be_predicted_and_compared():
     rng = np.random.default_rng(3)
     reference = rng.uniform(-0.8, 0.8, (400, 1))

@@ -111,6 +111,7 @@ def test_arviz_plots_the_tree(fit):
     assert plot.viz
 
 
+@pytest.mark.usefixtures("users_mode")
 def test_posterior_predictive_draws_follow_the_estimate(fit):
     with fit.objective.model:
         draws = pm.sample_posterior_predictive(fit.to_datatree(), progressbar=False, random_seed=1)

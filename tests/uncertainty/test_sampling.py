@@ -51,6 +51,7 @@ def schools():
     return model
 
 
+@pytest.mark.usefixtures("users_mode")
 def test_it_agrees_with_pm_sample_where_laplace_does_not():
     model = schools()
     posterior = psy.laplace(psy.find_map(model, progressbar=False), random_seed=0)
