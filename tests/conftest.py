@@ -27,7 +27,7 @@ def users_mode():
         yield
 
 
-# To look for garbage among all that the tests so far have left is a fifth of the time: what is alive is not looked at again.
+# To look for garbage among all that is alive takes a tenth of the time: what is, is not looked at again.
 gc.disable()
 TESTS_BETWEEN_COLLECTIONS = 25
 _finished = 0

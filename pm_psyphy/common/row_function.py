@@ -68,7 +68,7 @@ class RowFunction(FinalizedOpFromGraph):
         """
         fgraph = FunctionGraph(self.arguments, [self.value, *self.derivatives], clone=True)
         MergeOptimizer().rewrite(fgraph)
-        # Without a C compiler PyTensor joins no more operands than NumPy takes, and warns of it. Here it is not for NumPy.
+        # Without a C compiler PyTensor joins no more operands than NumPy takes, and warns. This is not for NumPy.
         with pytensor.config.change_flags(cxx=pytensor.config.cxx or "clang++"):
             FusionOptimizer().rewrite(fgraph)
         return construct_nominal_fgraph(fgraph.inputs, fgraph.outputs).freeze()
@@ -175,7 +175,13 @@ def make_row_function(
         Its outputs are the value and the derivatives; the value's gradient uses these.
     """
     inputs = [pt.vector(dtype=dtype) for _ in range(n_inputs)]
-    return RowFunction(maker, inputs, *function(*inputs), find_scales, draw_examples)
+    value, derive = function(*inputs)
+
+    # Constants and sums inside may be of more precision.
+    def derive_as_given() -> list[Any]:
+        return [derivative.astype(dtype) for derivative in derive()]
+
+    return RowFunction(maker, inputs, value.astype(dtype), derive_as_given, find_scales, draw_examples)
 
 
 @lru_cache(maxsize=64)

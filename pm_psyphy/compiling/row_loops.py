@@ -66,7 +66,9 @@ def _choose_road(op: RowFunction, n_outputs: int) -> Callable[..., list[Any]]:
     kernel = op.find_kernel(n_outputs)
 
     def by_xla(*vectors):
-        return jax_funcify(op)(*vectors)[:n_outputs]
+        # JAX computes some of what PyTensor declares as float32 in float64, where it has that.
+        found = zip(jax_funcify(op)(*vectors)[:n_outputs], op.output_types, strict=False)
+        return [v.astype(kind.dtype) for v, kind in found]
 
     def run(*vectors):
         on_cpu = _run_in_blocks(by_xla)

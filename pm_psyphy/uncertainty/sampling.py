@@ -153,13 +153,14 @@ def _compile(
 ) -> tuple[Callable, Callable]:
     """Return the functions that tune chains and that draw from them, all with a leading axis for the chains."""
 
+    # The sampler's own numbers are of the highest precision that JAX has, the model's may not be.
     @jax.custom_vjp
     def loss(position, data):
-        return program.value({WHITENED: position}, data, None)
+        return program.value({WHITENED: position.astype(data[MODE].dtype)}, data, None).astype(position.dtype)
 
     def run_forward(position, data):
-        value, grads = program.value_and_grad({WHITENED: position}, data, None)
-        return value, grads[WHITENED]
+        value, grads = program.value_and_grad({WHITENED: position.astype(data[MODE].dtype)}, data, None)
+        return value.astype(position.dtype), grads[WHITENED].astype(position.dtype)
 
     # The gradient is the program's own, which may be PyTensor's.
     loss.defvjp(run_forward, lambda gradient, cotangent: (cotangent * gradient, None))
@@ -176,6 +177,7 @@ def _compile(
 
     def tune(key, origin, data, n):
         log_density, (init_key, key) = make_log_density(data), jax.random.split(key)
+        origin = origin.astype(jnp.result_type(float))
         # At the mode the density is finite.
         origin = jax.lax.while_loop(lambda y: ~jnp.isfinite(log_density(y)), lambda y: y / 2, origin)
         if init == "pathfinder":

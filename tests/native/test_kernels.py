@@ -245,9 +245,10 @@ def test_an_objective_says_which_road_its_likelihood_takes(monkeypatch: pytest.M
     assert objective.row_code == {"plane_op": "XLA: PM_PSYPHY_NATIVE is 0"}
 
 
-def test_beside_a_gpu_each_platform_gets_its_own_road(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_beside_a_gpu_each_platform_gets_its_own_road(dtype: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("jax.extend.backend.backends", lambda: {"cpu": None, "cuda": None})
-    op, rows = make_op(2), draw_examples(2, "float64")
+    op, rows = make_op(2, dtype), draw_examples(2, dtype)
     run = jax.jit(run_rows(op, only_value=True))
     for platform in ("cuda", "tpu"):
         there = jax.export.export(run, platforms=[platform])(*rows)
