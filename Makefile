@@ -19,10 +19,10 @@ quick: .venv/ready
 	    tests/compiling/test_values.py tests/psychophysics/test_tasks.py tests/psychophysics/test_psychometric.py \
 	    tests/psychophysics/test_trials.py
 
-# The same with the oldest version of each dependency that pyproject.toml allows, compiled as it is for users: the tests
-# otherwise ask the compilers for little, which halves their time.
+# The same with the oldest version of each dependency that pyproject.toml allows, and all that XLA and numba do for users:
+# the tests otherwise ask compilers for little.
 test-lowest: export XLA_FLAGS = --xla_backend_optimization_level=3
-test-lowest: export PYTENSOR_FLAGS = mode=auto
+test-lowest: export PYTENSOR_FLAGS = mode=Mode
 test-lowest: .venv-lowest/ready
 	.venv-lowest/bin/python $(TEST)
 

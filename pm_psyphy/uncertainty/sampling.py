@@ -104,7 +104,8 @@ def sample(
     )
     rng = np.random.default_rng(random_seed)
     keys = jax.random.split(jax.random.key(int(rng.integers(2**31))), chains)
-    origins = jnp.asarray(rng.standard_normal((chains, across.shape[1])), data[MODE].dtype)
+    # The sampler's own numbers are of the highest precision that JAX has; the model's may not be.
+    origins = jnp.asarray(rng.standard_normal((chains, across.shape[1])))
     # A loop of XLA runs on one core of a CPU, so each core gets a loop, of as many chains as the others.
     cores = count_cores() if find_place(near.objective).platform == "cpu" else 1
     groups = np.split(np.arange(chains), max(n for n in range(1, cores + 1) if chains % n == 0))
@@ -153,7 +154,6 @@ def _compile(
 ) -> tuple[Callable, Callable]:
     """Return the functions that tune chains and that draw from them, all with a leading axis for the chains."""
 
-    # The sampler's own numbers are of the highest precision that JAX has, the model's may not be.
     @jax.custom_vjp
     def loss(position, data):
         return program.value({WHITENED: position.astype(data[MODE].dtype)}, data, None).astype(position.dtype)
@@ -177,7 +177,6 @@ def _compile(
 
     def tune(key, origin, data, n):
         log_density, (init_key, key) = make_log_density(data), jax.random.split(key)
-        origin = origin.astype(jnp.result_type(float))
         # At the mode the density is finite.
         origin = jax.lax.while_loop(lambda y: ~jnp.isfinite(log_density(y)), lambda y: y / 2, origin)
         if init == "pathfinder":

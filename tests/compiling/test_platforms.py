@@ -13,8 +13,6 @@ import pm_psyphy as psy
 
 # What the makers of the devices have written of linear algebra: a decomposition for log determinants.
 CUSTOM_CALLS = {"cusolver_getrf_ffi", "cu_lu_pivots_to_permutation", "LuDecomposition"}
-
-
 N_TRIALS = 80
 
 

@@ -5,6 +5,7 @@ import sys
 import arviz as az
 import numpy as np
 import pymc as pm
+import pytensor
 import pytest
 from compilations import count_compilations
 from scipy import integrate
@@ -23,19 +24,24 @@ def regression():
     x = rng.normal(size=(50, 3)) @ [[1, 0.9, 0], [0, 0.4, 0], [0, 0, 20]]
     with pm.Model(coords={"predictor": list("abc"), "trial": range(50)}) as model:
         slopes = pm.Normal("slopes", 0, 2, dims="predictor")
-        pm.Normal("y", x @ slopes, 0.7, observed=rng.normal(size=50), dims="trial")
+        noise = np.asarray(0.7, pytensor.config.floatX)
+        observed = rng.normal(size=50).astype(pytensor.config.floatX)
+        pm.Normal("y", x.astype(pytensor.config.floatX) @ slopes, noise, observed=observed, dims="trial")
     return model, np.linalg.inv(x.T @ x / 0.49 + np.eye(3) / 4)
 
 
-def test_a_gaussian_posterior_has_its_mean_and_covariance():
-    model, covariance = regression()
-    fit = psy.find_map(model, progressbar=False)
-    tree = psy.sample(fit, random_seed=1, progressbar=False)
+@pytest.mark.parametrize("floats", ["float64", "float32"])
+def test_a_gaussian_posterior_has_its_mean_and_covariance(floats: str):
+    with pytensor.config.change_flags(floatX=floats):
+        model, covariance = regression()
+        fit = psy.find_map(model, progressbar=False)
+        tree = psy.sample(fit, random_seed=1, progressbar=False)
     mean, sd, error, error_of_sd = summarise(tree, "slopes")
     assert np.all(np.abs(mean - fit["slopes"]) < 4 * error)
     assert np.all(np.abs(sd - np.sqrt(np.diag(covariance))) < 4 * error_of_sd)
     # Its coordinates leave nothing to tune but the step size.
     assert np.median(tree["sample_stats"]["n_steps"]) <= 7
+    assert tree["posterior"]["slopes"].dtype == floats
     assert tree["posterior"]["slopes"].dims == ("chain", "draw", "predictor")
     assert set(tree["sample_stats"].data_vars) == {
         "acceptance_rate", "diverging", "energy", "lp", "n_steps", "step_size", "tree_depth",
