@@ -13,7 +13,8 @@ from pytensor.scalar.basic import Cast
 
 from pm_psyphy.compiling.devices import check_process, compute_plainly, move
 from pm_psyphy.compiling.model_graph import check_model, read_data
-from pm_psyphy.compiling.objective import Coords, Objective, check_data, place
+from pm_psyphy.compiling.objective import Coords, Objective, check_data
+from pm_psyphy.compiling.placing import place
 from pm_psyphy.compiling.program import (
     NoRoute,
     NotFinite,

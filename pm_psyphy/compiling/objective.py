@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
 from typing import Any
 
 import jax
@@ -14,12 +13,11 @@ from pytensor.graph.traversal import ancestors
 from pm_psyphy.common.arrays import convert_array, read_array
 from pm_psyphy.common.identity import ByIdentity
 from pm_psyphy.common.row_function import RUN_ONCE, RowFunction
+from pm_psyphy.compiling.constrain import Constrain, build_constrain
 from pm_psyphy.compiling.jax_linker import IndexLimit
 from pm_psyphy.compiling.model_graph import OWN, LiftedGraph, compile_checks, lift, read_data
-from pm_psyphy.compiling.program import Constrain, Params, Program, build_constrain, list_shapes, trace
-
-# In bytes.
-SMALL = 4096
+from pm_psyphy.compiling.placing import place
+from pm_psyphy.compiling.program import Params, Program, list_shapes, trace
 
 
 class Coords(dict[str, tuple]):
@@ -341,24 +339,6 @@ class Objective(ByIdentity):
 
 def _are_equal(a: np.ndarray, b: np.ndarray) -> bool:
     return np.array_equal(a, b, equal_nan=a.dtype.kind == "f" and b.dtype.kind == "f")
-
-
-def place(array: Any, device: Any = None) -> jax.Array:
-    """Return an array of JAX's own, which nothing that is done to the given one changes."""
-    if isinstance(array, jax.Array):
-        return array
-    array = np.asarray(array)
-    if array.nbytes <= SMALL:
-        settings = jax.config.jax_default_device, jax.config.read("jax_enable_x64")
-        return _place_small(array.tobytes(), array.dtype, array.shape, device, settings)
-    # JAX takes over an array of NumPy's on a CPU without copying it, where it lies well in memory.
-    return jax.device_put(array.copy(), device)
-
-
-@lru_cache(maxsize=256)
-def _place_small(buffer: bytes, dtype: np.dtype, shape: tuple[int, ...], device: Any, settings: Any) -> jax.Array:
-    """Return small arrays of equal content as the same one, which saves the time to place them for each fit."""
-    return jax.device_put(np.frombuffer(buffer, dtype).reshape(shape).copy(), device)
 
 
 def check_data(objective: Objective, given: Mapping[str, tuple[int, ...]] | None = None) -> None:

@@ -18,7 +18,8 @@ from pm_psyphy.compiling.from_model import (
     forget_program,
     prepare_objective,
 )
-from pm_psyphy.compiling.objective import Objective, check_data, checks_data, place
+from pm_psyphy.compiling.objective import Objective, check_data, checks_data
+from pm_psyphy.compiling.placing import place
 from pm_psyphy.compiling.program import check_trace
 from pm_psyphy.compiling.row_weights import WEIGHTS
 from pm_psyphy.fitting.find_map import check_settings, choose_settings, choose_starts

@@ -8,7 +8,8 @@ import numpy as np
 
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
 from pm_psyphy.compiling.model_graph import OWN
-from pm_psyphy.compiling.objective import Objective, place
+from pm_psyphy.compiling.objective import Objective
+from pm_psyphy.compiling.placing import place
 from pm_psyphy.compiling.program import Program
 from pm_psyphy.optimizing.compiled_loop import Settings
 from pm_psyphy.optimizing.diagnosis import diagnose
