@@ -278,8 +278,9 @@ def _find_mode(curvature: Curvature, vector: np.ndarray) -> tuple[np.ndarray, fl
     for _ in range(MAX_HESSIANS):
         spectrum = decompose(curvature, vector, zero)
         _, decrement = spectrum.find_step(gradient)
-        close = decrement <= max(CLOSE, precision * abs(loss))
-        vector, loss, gradient = _descend(curvature, spectrum, vector, loss, gradient)
+        limit = max(CLOSE, precision * abs(loss))
+        close = decrement <= limit
+        vector, loss, gradient = _descend(curvature, spectrum, vector, loss, gradient, limit)
         # So near the mode, what curves down may be a flat direction, by what is left of the gradient.
         is_settled = not spectrum.is_saddle and spectrum.stays_flat(curvature, vector, precision**FLAT)
         if close and (zero == precision**FLAT or is_settled):
@@ -292,8 +293,11 @@ def _find_mode(curvature: Curvature, vector: np.ndarray) -> tuple[np.ndarray, fl
     )
 
 
-def _descend(curvature, spectrum, vector, loss, gradient):
-    """Take steps with one Hessian for as long as each is much shorter than the last."""
+def _descend(curvature, spectrum, vector, loss, gradient, limit):
+    """Take steps with one Hessian for as long as each is much shorter than the last.
+
+    Of a decrement below `limit`, rounding hides what the loss decreases by, and the slope tells.
+    """
     step, decrement = spectrum.find_step(gradient)
     while decrement > 0:
         for halving in range(MAX_HALVINGS):
@@ -302,8 +306,7 @@ def _descend(curvature, spectrum, vector, loss, gradient):
             if not np.isfinite([new_loss, *new_gradient]).all():
                 continue
             new_step, new_decrement = spectrum.find_step(new_gradient)
-            # Near the mode rounding hides the decrease, and the slope tells.
-            if new_loss <= loss - 1e-4 * 0.5**halving * decrement or new_decrement < 0.25 * decrement < CLOSE:
+            if new_loss <= loss - 1e-4 * 0.5**halving * decrement or new_decrement < 0.25 * decrement < limit:
                 break
         else:
             return vector, loss, gradient

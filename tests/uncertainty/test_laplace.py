@@ -6,6 +6,7 @@ from dataclasses import replace
 import arviz_stats
 import numpy as np
 import pymc as pm
+import pytensor
 import pytensor.tensor as pt
 import pytest
 from compilations import count_compilations
@@ -211,14 +212,31 @@ def test_a_model_without_second_derivatives_takes_central_differences():
 
 
 def test_float32_models_work():
-    import pytensor
-
     with pytensor.config.change_flags(floatX="float32"), pm.Model() as model:
         mu = pm.Normal("mu", 0, np.float32(10))
         pm.Normal("y", mu, np.float32(1), observed=Y.astype("float32"))
         posterior = psy.laplace(psy.find_map(model))
         assert posterior["mu"].dtype == np.float32
     np.testing.assert_allclose(posterior.covariance, [[1 / (40 + 0.01)]], rtol=1e-4)
+
+
+@pytest.mark.parametrize("d", [1, 2])
+def test_a_float32_field_has_the_flat_directions_of_a_float64_one(d):
+    """Rounding hides what the last steps lower the loss by, and off the mode rotations have a curvature."""
+    rng = np.random.default_rng(7)
+    reference = rng.uniform(-0.5, 0.5, (2000, d))
+    comparison = reference + rng.uniform(-0.4, 0.4, (2000, d))
+    correct = rng.random(2000) < 1 - 2 / 3 * np.exp(-((np.linalg.norm(comparison - reference, axis=1) / 0.3) ** 2))
+    found = {}
+    for floats in ("float64", "float32"):
+        with pytensor.config.change_flags(floatX=floats), pm.Model() as model:
+            field = psy.WishartProcess("W", input_dim=d, basis_degree=1)
+            psy.Oddity("y", field, reference.astype(floats), comparison.astype(floats), observed=correct)
+            found[floats] = psy.laplace(psy.find_map(model), random_seed=8)
+    for posterior in found.values():
+        assert posterior.n_flat == d * (d + 1) // 2
+    one, other = found.values()
+    assert abs(one.log_evidence - other.log_evidence) < 0.01
 
 
 def test_a_poor_approximation_says_so():
