@@ -1,6 +1,6 @@
 """A Program and data in; an Objective comes out: negative log posterior and gradient as functions of parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -369,9 +369,24 @@ def check_data(objective: Objective, given: Mapping[str, tuple[int, ...]] | None
             f"The shapes of the data do not fit the model: {held}. Give every array that shares a changed length its "
             f"new one. ({error})"
         ) from error
+    check_values(objective, data)
+
+
+def check_values(objective: Objective, data: Mapping[str, Any], changed: Collection[str] | None = None) -> None:
+    """Raise if data, of shapes that fit, hold indices that do not, or what the model asserts is not so.
+
+    Parameters
+    ----------
+    objective : Objective
+    data : dict of str to array
+        In place of the objective's own.
+    changed : collection of str, optional
+        What has changed since the last look; the rest is taken to be right.
+    """
     check_limits(objective, data)
-    for op, names, function in program.remember("checks", lambda: compile_checks(program.graph)):
-        if not all(np.all(condition) for condition in function(*(np.asarray(data[n]) for n in names))):
+    for op, names, function in objective.program.remember("checks", lambda: compile_checks(objective.program.graph)):
+        is_settled = changed is not None and not any(n in changed for n in names)
+        if not is_settled and not all(np.all(found) for found in function(*(np.asarray(data[n]) for n in names))):
             raise op.exc_type(op.msg)
 
 
@@ -380,12 +395,6 @@ def check_limits(objective: Objective, arrays: Mapping[str, Any], first: int = 0
     for limit in objective.program.compiled.index_limits.get(list_shapes(objective.start, objective.data), []):
         if all(name in arrays for name in limit.names):
             _check_indices(limit, limit.find(arrays), first)
-
-
-def checks_data(objective: Objective) -> bool:
-    """Return whether `check_data` looks at more than shapes."""
-    limits = objective.program.compiled.index_limits.get(list_shapes(objective.start, objective.data))
-    return bool(limits or objective.program.remember("checks", lambda: compile_checks(objective.program.graph)))
 
 
 def _check_indices(limit: IndexLimit, indices: Any, first: int) -> None:

@@ -18,7 +18,7 @@ from pm_psyphy.compiling.from_model import (
     forget_program,
     prepare_objective,
 )
-from pm_psyphy.compiling.objective import Objective, check_data, checks_data
+from pm_psyphy.compiling.objective import Objective, check_data, check_values
 from pm_psyphy.compiling.placing import place
 from pm_psyphy.compiling.program import check_trace
 from pm_psyphy.compiling.row_weights import WEIGHTS
@@ -31,6 +31,7 @@ from pm_psyphy.optimizing.optimizers import LearningRate, make_transformation, n
 from pm_psyphy.optimizing.status import Status, describe
 from pm_psyphy.results.map_results import MAPResults, find_row_dim, list_labels
 from pm_psyphy.rows.data_sets import DataSets, read_data_sets
+from pm_psyphy.rows.spare_rows import add_rows, lay_stacks
 from pm_psyphy.rows.weighted_objective import divide
 
 # More parts than workers, so that a fast worker takes more of them.
@@ -164,10 +165,11 @@ def _fill_in(template: Objective, sets: DataSets) -> tuple[Objective, dict[str, 
     else:
         objective = template.with_data(**first)
     stacks = {name: objective.convert(name, stack, stacked=True) for name, stack in sets.stacks.items()}
-    for i, label in enumerate(sets.labels if checks_data(objective) else ()):
+    check_data(objective)
+    held = {name: np.asarray(array) for name, array in objective.data.items()}
+    for i, label in enumerate(sets.labels):
         try:
-            own = {name: stack[i] for name, stack in stacks.items()}
-            check_data(replace(objective, data=objective.data | own))
+            check_values(objective, held | {name: stack[i] for name, stack in stacks.items()}, stacks)
         except Exception as error:
             raise type(error)(f"Data set {label!r}: {error}") from error
     if sets.row_axes:
@@ -175,10 +177,16 @@ def _fill_in(template: Objective, sets: DataSets) -> tuple[Objective, dict[str, 
     return objective, stacks
 
 
+def _add_rows(objective: Objective, stacks: dict[str, np.ndarray]) -> tuple[Objective, dict[str, np.ndarray]]:
+    laid = add_rows(objective)
+    return laid, lay_stacks(laid, objective, stacks)
+
+
 def _search_each(
     objective: Objective, stacks: dict[str, np.ndarray], transformation, points, settings: Settings, progressbar: bool
 ) -> Ends:
     """Search from each start for each data set, and keep the best of each."""
+    objective, stacks = _add_rows(objective, stacks)
     n_sets, n_points = len(next(iter(stacks.values()))), len(next(iter(points.values())))
     starts = {name: np.concatenate([stack] * n_sets) for name, stack in points.items()}
 
@@ -258,6 +266,7 @@ def _diagnose_each(
     objective: Objective, stacks: dict[str, np.ndarray], transformation, points, settings: Settings, ends: Ends
 ) -> dict[int, Diagnosis]:
     """Diagnose the searches whose ends leave a doubt."""
+    objective, stacks = _add_rows(objective, stacks)
     n_sets = len(ends.loss)
     starts = {name: np.broadcast_to(stack[0], (n_sets, *stack.shape[1:])) for name, stack in points.items()}
     doubtful = find_doubtful(starts, ends.params, ends.last_moves) & np.isfinite(ends.loss)

@@ -11,7 +11,7 @@ from pm_psyphy.compiling.from_model import prepare_objective
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.optimizing.compiled_loop import get_loop
 from pm_psyphy.optimizing.optimizers import LearningRate, make_transformation
-from pm_psyphy.rows.memory_blocks import spare_memory
+from pm_psyphy.rows.spare_rows import arrange_rows
 
 
 @compute_plainly
@@ -50,7 +50,7 @@ def precompile(
     transformation = make_transformation(
         optimizer, stochastic=objective.stochastic, learning_rate=learning_rate, momentum=momentum
     )
-    placed = spare_memory(objective, starts)
+    placed = arrange_rows(objective, starts)
     points = {name: np.repeat(value[None], starts, axis=0) for name, value in objective.start.items()}
     get_loop(placed.program, transformation, points, placed.data)
     objective.constrain(objective.start)

@@ -47,7 +47,7 @@ def spare_memory(objective: Objective, n_at_once: int = 1) -> Objective:
         return objective
     # What the graph says of a dim, it says of all data.
     mixed = objective.program.remember("dims whose rows depend on each other", set)
-    for dim in _list_dims(objective):
+    for dim in list_row_dims(objective):
         if dim in mixed:
             continue
         try:
@@ -93,7 +93,7 @@ def choose_size(objective: Objective, dim: str, axes: Mapping[str, int], n_at_on
     return size if measure_memory(blocked) < 0.75 * needed else n_rows
 
 
-def _list_dims(objective: Objective) -> list[str]:
+def list_row_dims(objective: Objective) -> list[str]:
     """Return the dims along which rows may be, the longest first."""
     if objective.program.weighted_dim is not None:
         return [objective.program.weighted_dim]

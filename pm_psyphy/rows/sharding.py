@@ -15,7 +15,7 @@ from pm_psyphy.rows.memory_blocks import choose_size, divide_program
 from pm_psyphy.rows.minibatches import Batches
 from pm_psyphy.rows.processes import agree_on_largest, check_same
 from pm_psyphy.rows.row_source import Rows
-from pm_psyphy.rows.weighted_objective import divide, measure_dim
+from pm_psyphy.rows.weighted_objective import divide, fill_up, measure_dim
 
 ROWS = "rows"
 
@@ -53,7 +53,7 @@ def shard_objective(objective: Objective, dim: str, platform: str | None = None)
     host = {name: np.asarray(array) for name, array in divided.data.items()} | measure_dim(
         divided.data, dim, per_device
     )
-    host |= {name: _fill_up(host[name], axis, per_device * n_here, zero=name == WEIGHTS) for name, axis in axes.items()}
+    host |= {name: fill_up(host[name], axis, per_device * n_here, zero=name == WEIGHTS) for name, axis in axes.items()}
     # What one device has decides whether it takes that in blocks.
     place = SingleDeviceSharding(mesh.local_devices[0])
     local = replace(
@@ -116,7 +116,7 @@ def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Ba
     program = _shard_program(objective.program, mesh, specs)
 
     def lay(name: str, stack: np.ndarray) -> jax.Array:
-        full = _fill_up(stack, 1 + axes[name], per_device * n_here, zero=name == WEIGHTS)
+        full = fill_up(stack, 1 + axes[name], per_device * n_here, zero=name == WEIGHTS)
         return _lay({name: full}, mesh, {name: Spec(None, *specs[name])})[name]
 
     return replace(batches, objective=replace(objective, program=program, data=data), lay=lay)
@@ -140,11 +140,6 @@ def _lay(arrays: Mapping[str, np.ndarray], mesh: Mesh, specs: Mapping[str, Spec]
         name: jax.make_array_from_process_local_data(NamedSharding(mesh, specs[name]), array)
         for name, array in arrays.items()
     }
-
-
-def _fill_up(array: np.ndarray, axis: int, length: int, *, zero: bool) -> np.ndarray:
-    widths = [(0, length - n if i == axis else 0) for i, n in enumerate(array.shape)]
-    return np.pad(array, widths, mode="constant" if zero else "edge")
 
 
 def _shard_program(program: Program, mesh: Mesh, specs: Mapping[str, Spec]) -> Program:

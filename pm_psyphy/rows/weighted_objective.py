@@ -50,3 +50,11 @@ def divide(
 def measure_dim(data: Mapping[str, Any], dim: str, length: int) -> dict[str, np.ndarray]:
     """Return the length of a dim as the data hold it, if they do."""
     return {dim: np.asarray(length, data[dim].dtype)} if dim in data else {}
+
+
+def fill_up(array: np.ndarray, axis: int, length: int, *, zero: bool = False) -> np.ndarray:
+    """Return an array with so many rows along an axis: its last one is repeated, or there are zeros."""
+    if array.shape[axis] == length:
+        return array
+    widths = [(0, length - n if i == axis else 0) for i, n in enumerate(array.shape)]
+    return np.pad(array, widths, mode="constant" if zero else "edge")

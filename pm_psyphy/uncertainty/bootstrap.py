@@ -179,12 +179,13 @@ def _simulate(fit: MAPResult, n: int, rng: Any) -> Callable[[np.ndarray], dict]:
     if missing:
         raise ValueError(f"The data of {', '.join(missing)} are computed, not given, and cannot be simulated.")
     values = objective.constrain(fit.unconstrained, [rv.name for rv in model.free_RVs])
-    known = pm.do(model, {name: np.asarray(value) for name, value in values.items()})
+    known = {model[name]: np.asarray(value) for name, value in values.items()}
+    outputs = [model[name] for name in observed]
     # Covariates and lengths are those of the fit, whatever the model holds now.
-    held = {v.name: objective.data[name] for name, v in objective.program.graph.sources.items() if v.name}
-    outputs = [known[name] for name in observed]
-    own = {v: v.type.constant_type(v.type, np.asarray(held[v.name])) for v in _find_shared(outputs) if v.name in held}
-    outputs = clone_replace(outputs, own, rebuild_strict=False)
+    held = {v: np.asarray(objective.data[name]) for name, v in objective.program.graph.sources.items()}
+    known |= {v: held[v] for v in _find_shared(outputs) if v in held}
+    constants = {v: v.type.constant_type(v.type, value) for v, value in known.items()}
+    outputs = clone_replace(outputs, constants, rebuild_strict=False)
     drawn = pm.draw(outputs, draws=n, random_seed=rng)
     stacks = {ours: np.asarray(draws) for ours, draws in zip(observed.values(), drawn, strict=True)}
     return lambda i: {name: stack[i].astype(objective.data[name].dtype) for name, stack in stacks.items()}

@@ -19,7 +19,7 @@ from pm_psyphy.optimizing.minimise import minimise
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.results.draws import Draws, over_draws
 from pm_psyphy.results.map_result import MAPResult
-from pm_psyphy.rows.memory_blocks import spare_memory
+from pm_psyphy.rows.spare_rows import arrange_rows
 from pm_psyphy.uncertainty.curvature import DIRECTIONS, Curvature, measure_curvature
 from pm_psyphy.uncertainty.hessian_spectrum import Spectrum, decompose, sum_over_columns
 from pm_psyphy.uncertainty.rotations import find_orbit
@@ -45,6 +45,8 @@ class Gaussian:
     """What a mode and the Hessian there define; see `LaplacePosterior`."""
 
     objective: Objective
+    laid: Objective
+    """The same density, as it is computed: in blocks of rows, or with rows to spare."""
     mode: dict[str, np.ndarray]
     loss: float
     factor: Any
@@ -121,19 +123,22 @@ class LaplacePosterior(Draws, Gaussian):
         """
         from arviz_stats.base import array_stats
 
-        program = self.objective.program
+        program = self.laid.program
         run = program.remember(
             "losses of draws", lambda: over_draws(lambda params, data: program.value(params, data, None))
         )
-        losses = run(self.unconstrained, self.objective.data)
+        losses = run(self.unconstrained, self.laid.data)
         log_ratios = 0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float)
         finite = np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
         if not np.isfinite(finite).any():
             return np.inf
         if np.ptp(log_ratios) < EQUAL:
             return -np.inf
-        k = float(array_stats.psislw(finite - finite.max())[1])
-        # Of so few draws, or of ratios so unequal, that no tail can be fitted.
+        try:
+            k = float(array_stats.psislw(finite - finite.max())[1])
+        except ValueError:
+            # Of so few draws, or of ratios so equal, that no tail can be fitted.
+            return np.inf
         return np.inf if np.isnan(k) else k
 
     @property
@@ -204,10 +209,9 @@ def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> G
     -------
     Gaussian
     """
-    objective = spare_memory(objective, DIRECTIONS)
-    layout = find_layout(unconstrained)
-    curvature = measure_curvature(objective, layout, np.asarray(layout.join(unconstrained)))
-    mode, loss, spectrum = _find_mode(curvature, _leave_edges(objective, layout, curvature, unconstrained))
+    laid, layout = arrange_rows(objective, DIRECTIONS), find_layout(unconstrained)
+    curvature = measure_curvature(laid, layout, np.asarray(layout.join(unconstrained)))
+    mode, loss, spectrum = _find_mode(curvature, _leave_edges(laid, layout, curvature, unconstrained))
     spectrum.check(layout)
     factor, log_volume = spectrum.factorise()
     flat, split = spectrum.find_flat(), layout.split(mode)
@@ -218,7 +222,7 @@ def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> G
     method = (
         curvature.method if spectrum.is_whole else f"{curvature.method}, diagonal plus rank {len(spectrum.values)},"
     )
-    return Gaussian(objective, split, loss, factor, flat, log_evidence, rotating, method)
+    return Gaussian(objective, laid, split, loss, factor, flat, log_evidence, rotating, method)
 
 
 def _leave_edges(

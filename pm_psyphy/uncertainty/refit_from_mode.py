@@ -16,6 +16,7 @@ from pm_psyphy.optimizing.diagnosis import diagnose
 from pm_psyphy.optimizing.lbfgs import lbfgs
 from pm_psyphy.optimizing.minimise_many import Ends, minimise_each
 from pm_psyphy.optimizing.status import Status
+from pm_psyphy.rows.spare_rows import lay_stacks
 from pm_psyphy.uncertainty.laplace import Gaussian
 
 STEPS = 1000
@@ -56,23 +57,27 @@ def refit(
         With the model's own parameters.
     """
     layout = find_layout(near.mode)
-    whitened = whiten(near.objective, layout, near.mode, near.factor)
+    whitened = whiten(near.laid, layout, near.mode, near.factor)
     # An estimate that errs by e standard errors has a loss that is e^2 / 2 above the lowest.
     settings = Settings(STEPS, tolerance**2 / 2, log_every=STEPS)
     starts = {name: np.repeat(origin[None], n, axis=0) for name, origin in whitened.start.items()}
-    found = minimise_each(whitened, OPTIMIZER, starts, take, settings, progressbar=progressbar)
+
+    def lay(numbers: np.ndarray) -> dict[str, np.ndarray]:
+        return lay_stacks(near.laid, near.objective, take(numbers))
+
+    found = minimise_each(whitened, OPTIMIZER, starts, lay, settings, progressbar=progressbar)
     if found.interrupted:
         raise KeyboardInterrupt
     vectors = layout.join(near.mode) + np.asarray(near.factor @ found.params[WHITENED].T).T
-    return _judge(near, take, replace(found, params=layout.split(vectors)))
+    return _judge(near, lay, replace(found, params=layout.split(vectors)))
 
 
 def _judge(near: Gaussian, take: Callable[[np.ndarray], dict[str, np.ndarray]], ends: Ends) -> Ends:
     """Return the same ends; the status of those that ran off, as in a sample that predictors separate, says so."""
 
     def judge(i: int) -> Status:
-        own = {name: place(stack[0], near.objective.device) for name, stack in take(np.array([i])).items()}
-        objective = replace(near.objective, data=near.objective.data | own)
+        own = {name: place(stack[0], near.laid.device) for name, stack in take(np.array([i])).items()}
+        objective = replace(near.laid, data=near.laid.data | own)
         params = {name: stack[i] for name, stack in ends.params.items()}
         status, loss = ends.status[i], float(ends.loss[i])
         return diagnose(objective, near.mode, params, None, status, loss, lambda p: float(objective.value(p))).judge(

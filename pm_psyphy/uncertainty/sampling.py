@@ -96,7 +96,7 @@ def sample(
     near = _find_gaussian(fit)
     layout = find_layout(near.mode)
     across, flat = _span(near)
-    whitened = whiten(near.objective, layout, near.mode, across)
+    whitened = whiten(near.laid, layout, near.mode, across)
     data = whitened.data | {FLAT: flat.astype(whitened.data[MODE].dtype)}
     settings = target_accept, init, near.rotating if near.n_flat else ()
     run_tuning, run_draws = whitened.program.remember(

@@ -247,6 +247,12 @@ def test_a_poor_approximation_says_so():
     assert "above 0.7: the posterior is not near this Gaussian" in posterior.message
 
 
+def test_few_draws_tell_nothing_of_the_approximation():
+    with pm.Model() as model:
+        pm.Poisson("y", pm.Gamma("rate", 2, 1), observed=[1, 4])
+    assert psy.laplace(psy.find_map(model), draws=20, random_seed=1).pareto_k == np.inf
+
+
 def test_a_saddle_is_an_error_with_advice():
     with pm.Model() as model:
         a = pm.Flat("a")
