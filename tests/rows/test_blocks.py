@@ -88,7 +88,7 @@ def test_what_follows_a_fit_is_that_of_all_rows(small_budget, monkeypatch):
         return near, again, held_out
 
     near, again, held_out = follow()
-    assert measure_memory(near.objective) < 0.75 * measure_memory(psy.compile_objective(model, jacobian=True))
+    assert measure_memory(near.laid) < 0.75 * measure_memory(psy.compile_objective(model, jacobian=True))
     assert len(sizes) >= 4
     assert max(sizes) < N / 2
     monkeypatch.setattr(blocks, "FEW_NUMBERS", 10**9)
