@@ -1,14 +1,11 @@
-"""A device's name in; the device, or a clear error, comes out, and an objective's data on it."""
+"""A device's name in; the device, or a clear error, comes out."""
 
 import os
 from collections.abc import Callable
-from dataclasses import replace
 from functools import wraps
 from typing import Any
 
 import jax
-
-from pm_psyphy.compiling.objective import Objective
 
 # The process in which JAX was first asked for its devices.
 _OWNER: list[int] = []
@@ -91,20 +88,3 @@ def name_device(device: Any) -> str:
 def count_cores() -> int:
     """Return how many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def move(objective: Objective, device: Any) -> Objective:
-    """Return the objective with its data on a device.
-
-    Parameters
-    ----------
-    objective : Objective
-    device : jax.Device
-
-    Returns
-    -------
-    Objective
-    """
-    if objective.device == device:
-        return objective
-    return replace(objective, data={n: jax.device_put(a, device) for n, a in objective.data.items()}, device=device)

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple, cast
 from weakref import WeakKeyDictionary
 
@@ -11,7 +12,7 @@ import numpy as np
 import pymc as pm
 from pytensor.scalar.basic import Cast
 
-from pm_psyphy.compiling.devices import check_process, compute_plainly, move
+from pm_psyphy.compiling.devices import check_process, compute_plainly
 from pm_psyphy.compiling.model_graph import check_model, read_data
 from pm_psyphy.compiling.objective import Coords, Objective, check_data
 from pm_psyphy.compiling.placing import place
@@ -111,6 +112,23 @@ def prepare_objective(
     if not isinstance(model, Objective):
         return assemble_objective(model, jacobian=False, initvals=initvals, accept=check_trace, device=device)
     return model if device is None else move(model, device)
+
+
+def move(objective: Objective, device: Any) -> Objective:
+    """Return the objective with its data on a device.
+
+    Parameters
+    ----------
+    objective : Objective
+    device : jax.Device
+
+    Returns
+    -------
+    Objective
+    """
+    if objective.device == device:
+        return objective
+    return replace(objective, data={n: jax.device_put(a, device) for n, a in objective.data.items()}, device=device)
 
 
 class Held(NamedTuple):

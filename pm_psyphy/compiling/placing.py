@@ -6,6 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from pm_psyphy.compiling.devices import find_device
+
 # In bytes.
 SMALL = 4096
 
@@ -18,8 +20,11 @@ def place(array: Any, device: Any = None) -> jax.Array:
     if array.nbytes <= SMALL:
         settings = jax.config.jax_default_device, jax.config.read("jax_enable_x64")
         return _place_small(array.tobytes(), array.dtype, array.shape, device, settings)
-    # JAX takes over an array of NumPy's on a CPU without copying it, where it lies well in memory.
-    return jax.device_put(array.copy(), device)
+    if (device or find_device(None)).platform == "cpu":
+        # JAX takes over an array of NumPy's without copying it, where it lies well in memory.
+        return jax.device_put(array.copy(), device)
+    # Until the array is there, it is read from here.
+    return jax.block_until_ready(jax.device_put(array, device))
 
 
 @lru_cache(maxsize=256)

@@ -10,12 +10,13 @@ import numpy as np
 import optax
 import pymc as pm
 
-from pm_psyphy.compiling.devices import compute_plainly, find_device, move, name_device
+from pm_psyphy.compiling.devices import compute_plainly, find_device, name_device
 from pm_psyphy.compiling.from_model import (
     assemble_objective,
     compile_objective,
     explain_at,
     forget_program,
+    move,
     prepare_objective,
 )
 from pm_psyphy.compiling.objective import Objective, check_data, check_values

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pm_psyphy.compiling.devices import move
-from pm_psyphy.compiling.from_model import compile_objective, forget_program
+from pm_psyphy.compiling.from_model import compile_objective, forget_program, move
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.compiling.starts import draw_others
 from pm_psyphy.optimizing.compiled_loop import Loop, evaluate_loss, get_loop

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pm_psyphy.compiling.devices import find_device, move
-from pm_psyphy.compiling.from_model import find_observed
+from pm_psyphy.compiling.devices import find_device
+from pm_psyphy.compiling.from_model import find_observed, move
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.compiling.program import Data, Params, Program
 from pm_psyphy.compiling.row_weights import REST, WEIGHTS, RowsDepend
