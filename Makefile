@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 TEST := -m pytest -n 2 --dist worksteal
 LOCK := uv pip compile -q --universal --generate-hashes --no-header --python-version 3.12 --no-emit-index-url pyproject.toml
 
-.PHONY: demo quick test test-lowest check wheel-check docs bench lock clean
+.PHONY: demo quick test test-lowest check wheel-check docs bench bench-gpu lock clean
 
 demo: .venv/ready
 	$(PYTHON) examples/psychometric_function.py
@@ -45,6 +45,10 @@ bench: .venv/ready .venv-peers/ready
 	$(PYTHON) benchmarks/scale.py
 	$(PYTHON) benchmarks/calibration.py
 	$(PYTHON) benchmarks/accuracy.py
+
+# Where there is a GPU, and .venv has JAX for it.
+bench-gpu: .venv/ready
+	$(PYTHON) benchmarks/gpu.py
 
 # uv keeps the versions of a lock as long as they are allowed. `--upgrade` makes it follow a lower bound that was lowered.
 lock:

@@ -38,8 +38,8 @@ def report(what: str, seconds: dict[str, float], share: str = "") -> None:
 def measure_bandwidth() -> float:
     """Return how many bytes a second the GPU reads, of an array that is summed up."""
     with jax.default_device(jax.devices("gpu")[0]):
-        numbers = jnp.ones(500_000_000, jnp.float32)
-        return numbers.nbytes / time_in_turn({"": lambda add=jax.jit(jnp.sum): add(numbers)}, 15)[""]
+        numbers, add = jnp.ones(500_000_000, jnp.float32), jax.jit(jnp.sum)
+        return numbers.nbytes / time_in_turn({"": lambda: add(numbers)}, 15)[""]
 
 
 def measure_arithmetic() -> float:
@@ -134,17 +134,18 @@ def bench_logistic(bandwidth: float) -> None:
 
 def write(page: Path, bandwidth: float, operations: float) -> None:
     lines = "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    name, cores = jax.devices("gpu")[0].device_kind, f"{os.cpu_count()} cores ({platform.machine()})"
     page.write_text(f"""# Benchmarks on a GPU
 
-Written by `make bench-gpu`, all figures from one run: {jax.devices("gpu")[0].device_kind} beside {os.cpu_count()} cores \
-({platform.machine()}), JAX {version("jax")}, PyMC {version("pymc")}, Python {platform.python_version()}.
+Written by `make bench-gpu`, all figures from one run: {name} beside {cores}, JAX {version("jax")}, \
+PyMC {version("pymc")}, Python {platform.python_version()}.
 
 | what | CPU | GPU | ratio | share of what the GPU can do |
 | --- | --- | --- | --- | --- |
 {lines}
 
-What the GPU can do was measured in the same run: it reads {bandwidth / 1e12:.2f} TB a second (the sum of 2 GB), and does \
-{operations / 1e12:.1f} x 10¹² float64 operations a second ({LONG:,} multiply-adds in a row).
+What the GPU can do was measured in the same run: it reads {bandwidth / 1e12:.2f} TB a second (the sum of 2 GB), and \
+does {operations / 1e12:.1f} x 10¹² float64 operations a second ({LONG:,} multiply-adds in a row).
 """)
 
 

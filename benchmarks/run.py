@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pymc as pm
-from models import CASES, logistic
+from models import CASES
 from rich.console import Console
 from rich.progress import track
 from timing import time_in_turn
@@ -212,28 +212,6 @@ def bench_import() -> list[Row]:
     return [("import pm_psyphy, after pymc, jax and optax", f"{median:.2f} s", judge(median, 0.5, at_least=False))]
 
 
-def bench_gpu() -> list[Row]:
-    """Fit the logistic model with 10,000,000 x 50 numbers in float32 on the CPU and the GPU."""
-    if jax.default_backend() != "gpu":
-        return []
-    import pytensor
-
-    with pytensor.config.change_flags(floatX="float32"):
-        model = logistic(n=10_000_000, dtype="float32").build()
-        seconds = {}
-        for device in ("cpu", "gpu"):
-            psy.find_map(model, device=device, progressbar=False)
-            seconds[device] = psy.find_map(model, device=device, progressbar=False).run_seconds
-    listed = ", ".join(f"{device} {show(s)}" for device, s in seconds.items())
-    return [
-        (
-            f"logistic regression, 10,000,000 x 50, float32: {listed}",
-            compare(seconds["cpu"], seconds["gpu"]),
-            "",
-        )
-    ]
-
-
 SECTIONS: dict[str, tuple[str, Callable[[], list[Row]]]] = {
     "A whole fit, warm": ("The second fit of the same model, L-BFGS on both sides.", bench_warm_fits),
     "A whole fit, cold": (
@@ -245,7 +223,6 @@ SECTIONS: dict[str, tuple[str, Callable[[], list[Row]]]] = {
     "One step": ("Of the loop, against `lax.scan` over the same objective and optax transformation.", bench_steps),
     "Several starts": ("All at once, against one.", bench_starts),
     "Import": ("What it adds.", bench_import),
-    "On a GPU": ("The same fit on both devices.", bench_gpu),
 }
 
 
