@@ -202,6 +202,7 @@ def _softplus(x):
     """Return log(1 + exp(x)), to two units in the last place, in a third of the time a logarithm of XLA's takes."""
     import jax.numpy as jnp
 
+    x = _hold(x)
     small = jnp.exp(-jnp.abs(x))
     # log(1 + e) = 2 artanh(e / (2 + e)); its series' terms fall by 9 each.
     ratio = small / (2 + small)
@@ -210,7 +211,14 @@ def _softplus(x):
     for k in reversed(range(n_terms)):
         series = series * ratio**2 + 1 / (2 * k + 1)
     # JAX takes the derivative of |x| at 0 to be 1.
-    return jnp.where(x >= 0, x, 0) + 2 * ratio * series
+    return _hold(jnp.where(x >= 0, x, 0) + 2 * ratio * series)
+
+
+def _hold(x):
+    """Let XLA write x to memory on a CPU, where it would else compute it anew in each loop that needs it."""
+    import jax
+
+    return jax.lax.platform_dependent(x, cpu=jax.lax.optimization_barrier, default=lambda x: x)
 
 
 def _is_transposed_times_column(node: Any) -> bool:
