@@ -211,20 +211,37 @@ def _limit_z(s_s) -> Any:
     return (rest + pt.sqrt(pt.sqr(rest) + 12 * highest * (4 - highest))) / (6 * highest * (4 - highest))
 
 
-def _integrate(m, s, contours: Contours, n_z, n_v, dtype) -> tuple[Any, list[Any], list[list[Any]], list[Any]]:
-    """Return log P(incorrect), and its derivatives by m, by S as if its entries were free, and by the contours."""
-    d = range(len(m))
+class Nodes(NamedTuple):
+    """Where the integrand is evaluated, (n_z, n_v, N), and what one node stands for."""
+
+    z: Complex
+    v: Complex
+    along_z: np.ndarray
+    """Of how many scales a node lies beyond the start of its contour, up the imaginary axis."""
+    along_v: Complex
+    step_z: np.ndarray
+    step_v: Complex
+    """Derivatives of these by what is equally spaced."""
+    area: float
+    """The product of the spacings."""
+
+
+def _place_nodes(contours: Contours, n_z: int, n_v: int, dtype: str) -> Nodes:
     # With more nodes, cutting off the tails must err less, too.
     h_z, h_v = Z_END / np.sqrt(8 * n_z), 2 * V_END / np.sqrt(14 * n_v)
     x = (h_z * (np.arange(n_z) + 0.5))[:, None, None]
-    sinh, cosh = (f(x).astype(dtype) for f in (np.sinh, np.cosh))
-    z = Complex(contours.z_start, contours.z_scale * sinh)
+    along_z, step_z = (f(x).astype(dtype) for f in (np.sinh, np.cosh))
     x = (h_v * (np.arange(n_v) + 0.5 - n_v / 2) + V_SHIFT)[:, None]
     along_v = Complex(*(f.astype(dtype) for f in (-V_BEND * (np.cosh(x) - 1), np.sinh(x))))
     step_v = Complex(*(f.astype(dtype) for f in (np.cosh(x), V_BEND * np.sinh(x))))
-    v = along_v * contours.v_scale + contours.v_start
+    z = Complex(contours.z_start, contours.z_scale * along_z)
+    return Nodes(z, along_v * contours.v_scale + contours.v_start, along_z, along_v, step_z, step_v, h_z * h_v)
 
-    # From here on (n_z, n_v, N).
+
+def _integrate(m, s, contours: Contours, n_z, n_v, dtype) -> tuple[Any, list[Any], list[list[Any]], list[Any]]:
+    """Return log P(incorrect), and its derivatives by m, by S as if its entries were free, and by the contours."""
+    d, nodes = range(len(m)), _place_nodes(contours, n_z, n_v, dtype)
+    z, v = nodes.z, nodes.v
     p = (z + v) * (z + v) + z * z * 3.0
     linear, square = (z + p) * -3.0, p * 0.75
     s_s = [_apply(s, row) for row in s]
@@ -234,7 +251,7 @@ def _integrate(m, s, contours: Contours, n_z, n_v, dtype) -> tuple[Any, list[Any
     r = [p * a - z * b * 2.0 for a, b in zip(s_y, y, strict=True)]
     exponent = _dot(m, r) * 0.5
     z_inverse, v_inverse = z.invert(), v.invert()
-    share = z_inverse * v_inverse * step_v * cosh
+    share = z_inverse * v_inverse * nodes.step_v * nodes.step_z
     for pivot in pivots:
         share = share * pivot.sqrt()
     highest = pt.max(exponent.real, axis=(0, 1))
@@ -261,11 +278,11 @@ def _integrate(m, s, contours: Contours, n_z, n_v, dtype) -> tuple[Any, list[Any
     by_z = p * _dot(s_y, s_y) * 0.75 - _dot(y, y) + by_p * (v + z * 4.0) * 2.0 - trace * 3.0 + trace_s * 1.5 - z_inverse
     d_contours = [
         average(by_z),
-        average(by_z * Complex(0.0, sinh)) + 1 / contours.z_scale,
+        average(by_z * Complex(0.0, nodes.along_z)) + 1 / contours.z_scale,
         average(by_v),
-        average(by_v * along_v) + 1 / contours.v_scale,
+        average(by_v * nodes.along_v) + 1 / contours.v_scale,
     ]
-    factor = contours.z_scale * contours.v_scale * float(h_z * h_v / np.pi**2)
+    factor = contours.z_scale * contours.v_scale * float(nodes.area / np.pi**2)
     # Far beyond its reach, d' = 20 and covariances that differ tenfold, the rule may fall below 0.
     value = highest + pt.log(pt.abs(total) * factor)
     return value, [average(a) for a in r], d_s, d_contours

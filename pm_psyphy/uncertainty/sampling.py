@@ -109,10 +109,8 @@ def sample(
     # A loop of XLA runs on one core of a CPU, so each core gets a loop, of as many chains as the others.
     cores = count_cores() if find_place(near.objective).platform == "cpu" else 1
     groups = np.split(np.arange(chains), max(n for n in range(1, cores + 1) if chains % n == 0))
-    stop = threading.Event()
 
-    @compute_plainly
-    def walk(group: np.ndarray, tell: Callable[[int], None]) -> Any:
+    def walk(group: np.ndarray, tell: Callable[[int], None], stop: threading.Event) -> Any:
         chunk_keys = jax.vmap(lambda key: jax.random.split(key, 1 + -(-draws // DRAWS_OF_CHUNK)))(keys[group])
         state, tuned = jax.block_until_ready(run_tuning(chunk_keys[:, 0], origins[group], data, tune))
         tell(tune * len(group))
@@ -127,16 +125,22 @@ def sample(
         positions, stats = jax.tree.map(lambda *parts: np.concatenate(parts, axis=1), *chunks)
         return positions, stats | {"step_size": np.repeat(np.asarray(tuned["step_size"])[:, None], draws, axis=1)}
 
-    with Progress(transient=True, disable=not progressbar) as bar, ThreadPoolExecutor(cores) as pool:
-        task = bar.add_task("sampling", total=chains * (tune + draws))
-        try:
-            found = list(pool.map(lambda group: walk(group, lambda n: bar.advance(task, n)), groups))
-        finally:
-            stop.set()
-    positions, stats = jax.tree.map(lambda *parts: np.concatenate(parts), *found)
+    positions, stats = _walk_together(walk, groups, chains * (tune + draws), progressbar)
     _warn_of_divergences(stats["diverging"])
     vectors = layout.join(near.mode) + np.asarray(across @ positions.reshape(chains * draws, -1).T).T
     return _describe(Draws(near.objective, layout.split(vectors), n_chains=chains), stats)
+
+
+def _walk_together(walk: Callable, groups: list[np.ndarray], total: int, progressbar: bool) -> Any:
+    """Return what all groups of chains have found, each on a core of its own."""
+    stop, run = threading.Event(), compute_plainly(walk)
+    with Progress(transient=True, disable=not progressbar) as bar, ThreadPoolExecutor(len(groups)) as pool:
+        task = bar.add_task("sampling", total=total)
+        try:
+            found = list(pool.map(lambda group: run(group, lambda n: bar.advance(task, n), stop), groups))
+        finally:
+            stop.set()
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *found)
 
 
 def _describe(posterior: Draws, stats: dict[str, np.ndarray]) -> xr.DataTree:
@@ -153,27 +157,7 @@ def _compile(
     blackjax: Any, program: Program, layout: Layout, target_accept: float, init: str, rotating: tuple[str, ...]
 ) -> tuple[Callable, Callable]:
     """Return the functions that tune chains and that draw from them, all with a leading axis for the chains."""
-
-    @jax.custom_vjp
-    def loss(position, data):
-        return program.value({WHITENED: position.astype(data[MODE].dtype)}, data, None).astype(position.dtype)
-
-    def run_forward(position, data):
-        value, grads = program.value_and_grad({WHITENED: position.astype(data[MODE].dtype)}, data, None)
-        return value.astype(position.dtype), grads[WHITENED].astype(position.dtype)
-
-    # The gradient is the program's own, which may be PyTensor's.
-    loss.defvjp(run_forward, lambda gradient, cotangent: (cotangent * gradient, None))
-
-    def make_log_density(data):
-        def log_density(position):
-            density = -loss(position, data)
-            if not rotating:
-                return density
-            params = layout.split(data[MODE] + data[FACTOR] @ position)
-            return density + log_orbit_density(params, rotating, layout, data[FLAT])
-
-        return log_density
+    make_log_density = _write_log_density(program, layout, rotating)
 
     def tune(key, origin, data, n):
         log_density, (init_key, key) = make_log_density(data), jax.random.split(key)
@@ -206,6 +190,33 @@ def _compile(
         static_argnums=4,
     )
     return tune_all, draw_all
+
+
+def _write_log_density(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Callable:
+    """Return the function that takes data and returns the log density as a function of the position."""
+
+    @jax.custom_vjp
+    def loss(position, data):
+        return program.value({WHITENED: position.astype(data[MODE].dtype)}, data, None).astype(position.dtype)
+
+    def run_forward(position, data):
+        value, grads = program.value_and_grad({WHITENED: position.astype(data[MODE].dtype)}, data, None)
+        return value.astype(position.dtype), grads[WHITENED].astype(position.dtype)
+
+    # The gradient is the program's own, which may be PyTensor's.
+    loss.defvjp(run_forward, lambda gradient, cotangent: (cotangent * gradient, None))
+
+    def make_log_density(data):
+        def log_density(position):
+            density = -loss(position, data)
+            if not rotating:
+                return density
+            params = layout.split(data[MODE] + data[FACTOR] @ position)
+            return density + log_orbit_density(params, rotating, layout, data[FLAT])
+
+        return log_density
+
+    return make_log_density
 
 
 def _find_gaussian(fit: Any) -> Gaussian:
