@@ -204,6 +204,14 @@ def compile_checks(graph: LiftedGraph) -> list[tuple[CheckAndRaise, list[str], C
     return checks
 
 
+def list_rotating(model: Any) -> tuple[str, ...]:
+    """Return the value variables whose last axis may be rotated without a change of the density, as a field's weights.
+
+    Their random variables have ``tag.rotates``.
+    """
+    return tuple(model.rvs_to_values[rv].name for rv in model.free_RVs if getattr(rv.tag, "rotates", False))
+
+
 def read_data(sources: Mapping[str, Tensor], values: Mapping[Tensor, Any] | None = None) -> dict[str, Any]:
     """Return the value of everything that was lifted, without copying it: one of `values`, or the present one."""
     values = values or {}

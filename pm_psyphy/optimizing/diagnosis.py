@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from pm_psyphy.compiling.model_graph import list_rotating
 from pm_psyphy.compiling.objective import Objective
 from pm_psyphy.optimizing.minimise import LastMoves
 from pm_psyphy.optimizing.status import Status
@@ -234,7 +235,9 @@ def _look_beyond(
     nothing = {name: np.zeros_like(mask) for name, mask in going.items()}
     going = nothing | {name: going[name] for name in suspects}
     if suspects and not around.stays_low(going):
-        may_bend = suspects[:MOST_SEARCHES] if status is Status.CONVERGED else ()
+        # The rotations of a field's weights are as low and farther on, and its prior leaves it no ridge.
+        rotating = list_rotating(objective.model)
+        may_bend = [n for n in suspects if n not in rotating][:MOST_SEARCHES] if status is Status.CONVERGED else ()
         alone = {name: nothing | {name: going[name]} for name in suspects}
         suspects = [
             name

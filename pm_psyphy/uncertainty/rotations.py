@@ -9,6 +9,7 @@ import numpy as np
 from scipy import special
 
 from pm_psyphy.compiling.flat_parameters import Layout
+from pm_psyphy.compiling.model_graph import list_rotating
 
 
 def find_orbit(
@@ -39,7 +40,7 @@ def find_orbit(
     log_volume : float
         0 without names.
     """
-    names = tuple(model.rvs_to_values[rv].name for rv in model.free_RVs if getattr(rv.tag, "rotates", False))
+    names = list_rotating(model)
     log_volume, n_rotations, rotated = 0.0, 0, dict(mode)
     for name in names:
         weights = np.asarray(mode[name], float)

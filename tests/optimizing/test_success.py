@@ -62,6 +62,19 @@ def test_a_prior_bounds_what_the_data_do_not():
     assert psy.find_map(separated(prior=True), **QUIET).converged
 
 
+def test_a_field_whose_rotations_are_farther_away_has_an_optimum():
+    rng = np.random.default_rng(0)
+    reference = rng.uniform(-0.7, 0.7, (400, 2))
+    comparison = reference + rng.uniform(-0.2, 0.2, (400, 2))
+    with pm.Model() as model:
+        field = psy.WishartProcess("W", input_dim=2, basis_degree=1)
+        psy.Oddity("y", field, reference, comparison, observed=rng.random(400) < 0.7)
+    weights = psy.find_map(model).unconstrained["W_z"]
+    for seed in (3, 15, 51):
+        near = weights + 0.1 * np.random.default_rng(seed).normal(size=weights.shape)
+        assert psy.find_map(model, initvals={"W_z": near}).converged
+
+
 def test_data_sets_without_an_optimum_are_named_among_others():
     with pm.Model() as model:
         pm.Bernoulli("y", logit_p=pm.Flat("b"), observed=np.zeros(6, int))
