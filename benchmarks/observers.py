@@ -28,6 +28,7 @@ from timing import time_in_turn
 import pm_psyphy as psy
 from pm_psyphy.common.row_function import RowFunction
 from pm_psyphy.compiling.row_loops import run_rows
+from pm_psyphy.native import kernels
 from pm_psyphy.native.kernels import SWITCH, try_kernel
 from pm_psyphy.psychophysics import oddity_plane
 from pm_psyphy.psychophysics.covariances import draw_examples
@@ -255,6 +256,7 @@ def bench_rows() -> None:
     for d, target in ((1, 0.4), (2, 0.6), (3, 3.0)):
         op, rows_of = make_op(d), draw_examples(d, "float64")
         outputs, many = [op.value, *op.derivatives], [np.resize(v, 20_000) for v in rows_of]
+        kernels._KERNELS.clear()
         begun = time.perf_counter()
         kernel = try_kernel(op.arguments, outputs, rows_of)
         compiled = time.perf_counter() - begun
