@@ -3,7 +3,7 @@ PYTHON := .venv/bin/python
 TEST := -m pytest -n 2 --dist worksteal
 LOCK := uv pip compile -q --universal --generate-hashes --no-header --python-version 3.12 --no-emit-index-url pyproject.toml
 
-.PHONY: demo quick test test-lowest check wheel-check docs bench bench-gpu lock clean
+.PHONY: demo quick test test-xla test-lowest check wheel-check docs bench bench-gpu lock clean
 
 demo: .venv/ready
 	$(PYTHON) examples/psychometric_function.py
@@ -12,6 +12,11 @@ demo: .venv/ready
 
 test: .venv/ready
 	$(PYTHON) $(TEST)
+
+# Likelihoods of rows without machine code, as where it is not to be had.
+test-xla: .venv/ready
+	PM_PSYPHY_NATIVE=0 $(PYTHON) $(TEST) tests/psychophysics/test_oddity.py tests/psychophysics/test_evaluation.py \
+	    tests/psychophysics/test_psyphy.py tests/reports/test_thresholds.py
 
 # What is fast, for people at work: a minute or so.
 quick: .venv/ready
@@ -58,7 +63,7 @@ lock:
 	$(LOCK) --group peers -o requirements/peers.txt
 
 clean:
-	rm -rf .venv .venv-lowest .venv-docs .venv-peers .venv-wheel docs/_build docs/gallery docs/pictures
+	rm -rf .venv .venv-lowest .venv-docs .venv-peers .venv-wheel docs/_build docs/gallery docs/pictures .pytest_cache
 
 .venv/ready: requirements/dev.txt
 .venv-lowest/ready: requirements/lowest.txt

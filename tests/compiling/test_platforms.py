@@ -74,7 +74,7 @@ def run_all(model: pm.Model, field: psy.WishartProcess) -> None:
     psy.find_maps(model, [{"correct": np.resize([1, 1, 0, 1, right], N_TRIALS)} for right in (0, 1)], **few)
     psy.threshold_contours(fit, field, np.zeros((1, field.input_dim)), n_directions=4)
     psy.laplace(fit, draws=5, random_seed=1).standard_errors
-    psy.bootstrap(fit, n_refits=2, random_seed=1, progressbar=False)
+    psy.bootstrap(fit, n_refits=2, method="parametric", random_seed=1, progressbar=False)
     psy.sample(fit, draws=5, tune=20, chains=2, random_seed=1, progressbar=False)
 
 
