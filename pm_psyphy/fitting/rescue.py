@@ -15,6 +15,7 @@ from pm_psyphy.optimizing.diagnosis import Diagnosis, diagnose
 from pm_psyphy.optimizing.minimise import Trajectory
 from pm_psyphy.optimizing.status import Status
 from pm_psyphy.optimizing.surroundings import UNNOTICED
+from pm_psyphy.rows.memory_blocks import spare_memory
 from pm_psyphy.rows.spare_rows import arrange_rows
 
 # So many other starts are tried where the model's own is of no use.
@@ -60,13 +61,13 @@ def search_whole(
     """
     n_starts = len(next(iter(points.values())))
     may_restart = n_starts == 1
-    trajectory, failure = search(arrange_rows(objective, n_starts)), None
+    trajectory, failure = search(_lay(objective, search, n_starts)), None
     if not _is_finite(trajectory) and not is_given:
         # The search saw what the routes were not asked before: let them be tried at this start.
         forget_program(objective)
         try:
             objective = move(compile_objective(objective.model, initvals=initvals), objective.device)
-            trajectory = search(arrange_rows(objective, n_starts))
+            trajectory = search(_lay(objective, search, n_starts))
         except ValueError as error:
             failure = error
     if not _is_finite(trajectory):
@@ -91,6 +92,12 @@ def search_whole(
     return objective, trajectory, found
 
 
+def _lay(objective: Objective, search: partial[Trajectory], n_starts: int = 1) -> Objective:
+    # A checkpoint knows its data by their rows, whatever else was fitted in this process.
+    lay = arrange_rows if search.keywords["checkpoint"] is None else spare_memory
+    return lay(objective, n_starts)
+
+
 def _is_finite(trajectory: Trajectory) -> bool:
     return bool(np.isfinite(trajectory.loss).any())
 
@@ -105,7 +112,7 @@ def _examine(
     start, params = ({name: stack[best] for name, stack in stacks.items()} for stacks in (points, trajectory.params))
     moves = None if trajectory.last_moves is None else trajectory.last_moves.pick(best)
 
-    laid, quiet = arrange_rows(objective), {"progressbar": False, "callback": None, "checkpoint": None}
+    laid, quiet = _lay(objective, search), {"progressbar": False, "callback": None, "checkpoint": None}
 
     def repeat(point: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Return a point for as many starts as the loop has that is compiled already."""
@@ -138,7 +145,7 @@ def _search_elsewhere(
 ) -> tuple[dict[str, np.ndarray], Trajectory]:
     """Search from other starts, one after the other in the same compiled loop; return the first or the best end."""
     start = {name: stack[0] for name, stack in points.items()}
-    laid, best = arrange_rows(objective), (points, trajectory)
+    laid, best = _lay(objective, search), (points, trajectory)
     for other in draw_others(objective.model, start, OTHERS, seed, objective.values):
         point = {name: value[None] for name, value in other.items()}
         found = search(laid, starts=point, progressbar=False, callback=None, checkpoint=None)

@@ -145,3 +145,15 @@ def test_results_have_the_rows_that_were_given():
     assert fit["log_odds"].shape == (90,)
     assert fit.objective.data["x"].shape == (90,)
     assert psy.laplace(fit, draws=7, random_seed=1)["log_odds"].shape == (7, 90)
+
+
+def test_a_checkpoint_is_of_the_rows_that_were_given(tmp_path):
+    settings = {"optimizer": "adam", "learning_rate": 0.01, "checkpoint": tmp_path / "fit.npz", **QUIET}
+    model = declare_psychometric(N)
+    psy.find_map(model, **QUIET)
+    with pytest.warns(UserWarning, match="steps"):
+        begun = psy.find_map(psy.compile_objective(model).with_data(**cut(model, 90)), steps=20, **settings)
+    with pytest.warns(UserWarning, match="steps"):
+        resumed = psy.find_map(declare_psychometric(90), steps=40, **settings)
+    assert (begun.n_steps, resumed.n_steps) == (20, 40)
+    assert len(resumed.history.loss) == 41
