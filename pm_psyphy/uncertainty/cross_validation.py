@@ -160,7 +160,7 @@ def cross_validate(
     ------
     ValueError
         If there are more folds than rows, no observed variable has the dim, the grid names what is no data of the
-        model, or no setting can be fitted. A setting that cannot be is else a warning.
+        model, or no setting can be fitted. If some can, the others are named in warnings.
     """
     found = model.objective.model if isinstance(model, MAPResult) else find_model(model)
     dim = dim or find_row_dim(found)

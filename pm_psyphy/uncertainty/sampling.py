@@ -64,7 +64,7 @@ def sample(
     fit : MAPResult or LaplacePosterior
         Converged.
     draws, tune : int
-        Of each chain, after and before it is tuned.
+        Of each chain: what is kept after tuning, and the steps of tuning.
     chains : int
     target_accept : float
         In (0, 1); larger is slower, with fewer divergences.
