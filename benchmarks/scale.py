@@ -271,7 +271,7 @@ def measure_growth() -> dict[str, float]:
 def bench_growth() -> None:
     found = ask("growth")
     report(
-        "a psychometric function fitted to 50, 100, .. 6,000 trials in turn, 120 lengths",
+        "a psychometric function fitted to 50, 100, ... 6,000 trials in turn, 120 lengths",
         f"{found['seconds']:.1f} s in all; {found['programs']:.0f} programs compiled, with those that show the results",
     )
 

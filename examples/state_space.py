@@ -4,7 +4,7 @@ A linear Gaussian state-space model
 
 A damped oscillation that is kicked by noise and seen through noise. A Kalman filter gives the likelihood; Dynamax
 writes it in JAX and maximises it by optax. Here the filter is a PyTensor scan inside a PyMC model, so ``find_map`` fits
-it, Laplace's approximation and NUTS go on from there, and twenty series at once are the same model with one more axis.
+it, Laplace's approximation and NUTS start from there, and twenty series at once are the same model with one more axis.
 """
 
 import time

@@ -134,7 +134,7 @@ def plot_contours(
     Parameters
     ----------
     contours : ThresholdContours
-        Of two dimensions. A contour is open where a direction has no threshold.
+        Contours in two dimensions. A contour is open where a direction has no threshold.
     interval : float
         Which share of the draws the band holds, direction by direction.
     references : bool

@@ -23,7 +23,7 @@ def read_array(name: str, given: Any, *, dims: Sequence[str | None] | None = Non
     Returns
     -------
     ndarray
-        Of the given array itself where that is NumPy's: nothing is copied.
+        The given array itself, not a copy, if it is NumPy's.
 
     Raises
     ------

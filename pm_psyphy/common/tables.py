@@ -50,7 +50,7 @@ class ShownAsTable:
 
 def say_left_out(n: int) -> str:
     """Return a table's foot where it holds the first of n rows."""
-    return f".. and {n - MOST_ROWS:,} more" if n > MOST_ROWS else ""
+    return f"... and {n - MOST_ROWS:,} more" if n > MOST_ROWS else ""
 
 
 def abridge(value: np.ndarray) -> str:

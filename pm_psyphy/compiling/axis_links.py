@@ -147,7 +147,7 @@ def _link_set(node: Apply) -> Iterator[Link]:
 
 
 def _link_gather(node: Apply, kinds: Sequence[Kind]) -> Iterator[Link]:
-    """Of ``x[i, :, j]``: the axes of i and j, which run together, and those that are taken whole."""
+    """Yield the links of ``x[i, :, j]``: the axes of i and j, which run together, and those that are taken whole."""
     indices = list_indices(node, 1)
     arrays = {a: index for a, index in enumerate(indices) if not isinstance(index, slice)}
     if any(index.type.dtype == "bool" for index in arrays.values()):
@@ -199,7 +199,7 @@ def pull(node: Apply, output: int, axis: int) -> Iterator[tuple[Tensor, int]]:
 
 
 def _find_whole_axes(node: Apply) -> list[tuple[int, int]]:
-    """Return the axes of x that ``x[..]`` takes whole, and what they are in the result."""
+    """Return the axes of x that ``x[...]`` takes whole, and what they are in the result."""
     indices = list_indices(node, 1)
     kept = [a for a, index in enumerate(indices) if isinstance(index, slice)]
     return [(a, b) for b, a in enumerate(kept) if _is_whole(indices[a])]

@@ -19,7 +19,7 @@ class Constrain(NamedTuple):
     """By name; compiled by JAX."""
     graph: LiftedGraph
     on_host: tuple[str, ...]
-    """What JAX cannot compute, as where a shape depends on values: for the host."""
+    """What JAX cannot compute, for example when a shape depends on values: for the host."""
 
 
 def build_constrain(
@@ -36,9 +36,9 @@ def build_constrain(
     model : pm.Model
     names : sequence of str
     freeze : str
-        Of the program; what has a shape that depends on lengths may need more of them.
+        What the program holds fixed; variables whose shapes depend on lengths may need more than that.
     values : dict of Tensor to array
-        Of shared variables and constants.
+        Values of shared variables and constants.
     start : dict of str to ndarray
 
     Returns

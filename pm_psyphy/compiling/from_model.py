@@ -135,7 +135,7 @@ class Held(NamedTuple):
     """What an objective has from a model as it is, or was when it was fitted."""
 
     values: Mapping[Any, Any]
-    """Of shared variables and constants, where it is not their present value."""
+    """Values of shared variables and constants that differ from their present ones."""
     coords: Coords
     start: dict[str, np.ndarray]
     device: Any
@@ -179,7 +179,7 @@ def change_density(objective: Objective, *, jacobian: bool = False, weighted_dim
     """
     check_process()
     if not _is_same(objective.program, objective.model):
-        raise ValueError("Variables were added to the model after this fit. Fit it again, and go on from that.")
+        raise ValueError("Variables were added to the model after this fit. Fit the model again, and use that fit.")
     # Where the first route did not do, neither may it here.
     accept = check_trace if objective.route == "pytensor" else check_finite
     values = {v: value for v, value in objective.values.items() if v.name not in (WEIGHTS, REST)}

@@ -68,7 +68,7 @@ def run_on_host(node: Any) -> Callable:
 def _try_shapes(node: Any, inputs: dict[int, Tensor]) -> list[tuple[int, ...]]:
     """Return the shapes that an op of the user's own, which does not tell them, gives of ones.
 
-    Of PyTensor's own ops, those that do not tell have shapes that depend on values.
+    Those of PyTensor's own ops that cannot tell have shapes that depend on values.
     """
     if type(node.op).__module__.startswith("pytensor."):
         raise NotImplementedError(f"{node.op} has an output whose shape depends on values.")

@@ -35,7 +35,7 @@ class IndexLimit:
     """An index into an axis of known length: JAX takes the last element for one beyond it, where NumPy raises."""
 
     names: tuple[str, ...]
-    """Of the data that the index is, or is computed from."""
+    """Names of the data that the index is, or is computed from."""
     length: int
     find: Callable[[Mapping[str, Any]], Any]
     """Returns the index, of data by name."""

@@ -99,7 +99,7 @@ def lift(
         What stays a constant: scalars and masks, which may decide a shape; all integers; all data. JAX needs
         to know shapes when it compiles.
     values : dict of Tensor to ndarray, optional
-        Of shared variables that stay constants, where it is not their present value.
+        Values of shared variables that stay constants, where they differ from their present ones.
     rows : dict of Tensor to int, optional
         Shared variables and constants with rows, and the axis along which these are. They are lifted however small
         they are, and may have another length there.

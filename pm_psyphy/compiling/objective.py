@@ -137,7 +137,7 @@ class Objective(ByIdentity):
         params : dict of str to array
             Unconstrained values by value-variable name, shaped as `start`.
         names : sequence of str, optional
-            Of the variables wanted. Default: all.
+            Names of the variables wanted. Default: all.
 
         Returns
         -------

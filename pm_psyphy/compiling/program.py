@@ -132,7 +132,7 @@ def build_program(
     weighted_dim : str, optional
         Along which each row of the likelihood gets a weight, among the data.
     values : dict of Tensor to ndarray, optional
-        Of shared variables and constants, where it is not their present value.
+        Values of shared variables and constants that differ from their present ones.
 
     Returns
     -------

@@ -36,7 +36,7 @@ def infer_kinds(outputs: Sequence[Tensor], known: Mapping[Tensor, Kind]) -> dict
     ----------
     outputs : sequence of Tensor
     known : dict of Tensor to Kind
-        Of the inputs that have rows or are their number. All others have none.
+        The kinds of the inputs that have rows or are their number. All others have none.
 
     Returns
     -------

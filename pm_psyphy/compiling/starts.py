@@ -49,7 +49,7 @@ def draw_starts(
         Values by variable name, transformed names for unconstrained values, or ``"prior"``, ``"support_point"``.
     random_seed : int, optional
     data : dict of Tensor to array, optional
-        Of shared variables, where it is not their present value.
+        Values of shared variables that differ from their present ones.
 
     Returns
     -------
@@ -89,7 +89,7 @@ def draw_others(
     n : int
     seed : int
     data : dict of Tensor to array
-        Of shared variables.
+        Values of shared variables.
 
     Yields
     ------

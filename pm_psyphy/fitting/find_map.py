@@ -92,10 +92,10 @@ def find_map(
         Called with a `Progress` (step, loss, gradient_norm, params) at every step that is logged and at the end; it
         stops the fit by returning a true value. It makes the device wait for Python: raise `log_every` if it is slow.
     checkpoint : path, optional
-        File to which the state is written about once a second, less often where that takes long, and at the end,
-        atomically. If it is there already, the fit goes on from it, and ends where an uninterrupted one would. A file
-        of another model, other data, another optimiser or another seed is refused. Blocks of rows from an iterable
-        are known by the first of them only.
+        File to which the state is written, atomically, at the end and about once a second (less often when writing is
+        slow). If the file exists, the fit continues from it, and ends where an uninterrupted one would. A file of
+        another model, other data, another optimiser or another seed is refused. Of data that come as an iterable of
+        blocks, only the first block is compared.
     device : {"cpu", "gpu"}, optional
         Default: a GPU if there is one.
     rows : Minibatches, optional
@@ -207,7 +207,7 @@ def _check_names(var_names: Sequence[str] | None, model: pm.Model) -> None:
     known = [v.name for v in [*model.free_RVs, *model.deterministics]]
     for name in var_names or ():
         if name not in known:
-            raise ValueError(f"var_names holds {name!r}, which the model does not. It has {', '.join(known)}.")
+            raise ValueError(f"var_names contains {name!r}, which is not in the model. It has {', '.join(known)}.")
 
 
 def choose_starts(objective, model, starts, init, initvals, seed, *, shared: bool = False) -> dict[str, np.ndarray]:

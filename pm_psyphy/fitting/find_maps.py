@@ -74,15 +74,15 @@ def find_maps(
     dim : str
         What the axis of the data sets is called.
     optimizer, learning_rate, momentum, steps, tolerance, initvals
-        As of `find_map`, for each fit.
+        As in `find_map`, for each fit.
     starts, init, random_seed
-        As of `find_map`; all data sets have the same starts, and each keeps its best.
+        As in `find_map`; all data sets have the same starts, and each keeps its best.
     progressbar : bool
     device : {"cpu", "gpu"}, optional
         Default: the best there is.
     client : distributed.Client, optional
-        Of a Dask cluster, whose workers fit parts of the data sets; each compiles the model once. What a worker that is
-        lost had to do is done by another.
+        A client of a Dask cluster. Its workers share the data sets, and each compiles the model once. If a worker is
+        lost, another one does its part.
 
     Returns
     -------
@@ -112,7 +112,9 @@ def find_maps(
     template = prepare_objective(model, initvals=initvals, device=chosen)
     sets = read_data_sets(data, dim, template.model.named_vars_to_dims)
     if template.stochastic:
-        raise ValueError("The model draws minibatches, and each fit is of all its data. Take pm.Minibatch out of it.")
+        raise ValueError(
+            "The model uses pm.Minibatch, but find_maps fits each data set as a whole. Take pm.Minibatch out of it."
+        )
     transformation = make_transformation(optimizer, stochastic=False, learning_rate=learning_rate, momentum=momentum)
     seed = int(np.random.default_rng(random_seed).integers(2**31))
     points = choose_starts(template, model, starts, init, initvals, seed)
@@ -298,4 +300,4 @@ def _describe_end(ends: Ends, sets: DataSets, i: int, diagnosis: Diagnosis | Non
         if array.dtype.kind == "f" and np.isnan(array).any():
             at = tuple(map(int, np.argwhere(np.isnan(array))[0]))
             return f"The data hold NaN: {name!r} ({np.isnan(array).sum()} NaN, first at index {at})."
-    return "Loss or gradient at the start are not finite; find_map on this data set says why."
+    return "Loss or gradient at the start are not finite. Run find_map on this data set to see why."

@@ -42,14 +42,14 @@ def search_whole(
     initvals : dict, optional
         As the user gave them. Without any, other starts are tried where loss or gradient are not finite.
     seed : int
-        Of other starts.
+        Seed for other starts.
     is_given : bool
         Whether the user gave the objective, which keeps its route then.
 
     Returns
     -------
     objective : Objective
-        Of the route that was taken.
+        The objective of the route that was taken.
     trajectory : Trajectory
         Without a finite loss if there is none at any start.
     diagnosis : Diagnosis
@@ -80,7 +80,7 @@ def search_whole(
         return (
             objective,
             trajectory,
-            replace(_examine(objective, search, points, trajectory), elsewhere="the first finite"),
+            replace(_examine(objective, search, points, trajectory), elsewhere="the first with a finite loss"),
         )
     if objective.stochastic:
         return objective, trajectory, Diagnosis()
@@ -88,7 +88,7 @@ def search_whole(
     if found.still and may_restart:
         others, best = _search_elsewhere(objective, search, points, trajectory, seed, first_only=False)
         if best.loss[0] < trajectory.loss[0] - UNNOTICED:
-            return objective, best, replace(_examine(objective, search, others, best), elsewhere="the best")
+            return objective, best, replace(_examine(objective, search, others, best), elsewhere="the best of several")
     return objective, trajectory, found
 
 

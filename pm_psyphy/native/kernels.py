@@ -42,7 +42,7 @@ class Kernel:
     engine: Any
     """Owns the code."""
     key: str
-    """Of the code and the processor."""
+    """Identifies the code and the processor."""
 
     def __call__(self, *inputs: np.ndarray) -> list[np.ndarray]:
         """Compute rows of NumPy arrays, (N,) each."""

@@ -44,7 +44,7 @@ class Axis:
 
 
 type Dims = tuple[Axis | str | None, ...]
-"""Of each axis of a tensor: nodes, the rows, or None where it is broadcast."""
+"""What each axis of a tensor is: nodes, the rows, or None where it is broadcast."""
 
 
 @dataclass(eq=False, repr=False)
@@ -56,7 +56,7 @@ class Step:
     args: tuple["Step", ...] = ()
     axes: tuple[Axis, ...] = ()
     detail: Any = None
-    """Of an input its number; of a constant its array, along its axes; of a reduction the axes it is over."""
+    """The number of an input; the array of a constant, along its axes; the axes that a reduction is over."""
     users: list["Step"] = field(default_factory=list)
     stage: int = 0
     """How many reductions, one after the other, come before."""

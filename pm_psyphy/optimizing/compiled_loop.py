@@ -60,7 +60,7 @@ class Settings:
 
     steps: int
     tolerance: float
-    """Converged where a further step promises to lower the loss by at most so much, in nats; negative: never."""
+    """Converged where a further step is predicted to lower the loss by at most so much, in nats; negative: never."""
     log_every: int
     chunk_steps: int | None = None
     """Steps between two looks from Python; None adapts to the clock."""

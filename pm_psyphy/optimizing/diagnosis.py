@@ -37,17 +37,17 @@ class Diagnosis:
     """What was found out about the end of a search; all by the user's names of variables."""
 
     unbounded: tuple[str, ...] = ()
-    """The loss does not rise however far they go on."""
+    """The loss does not rise however far they move."""
     at_edge: tuple[str, ...] = ()
     """They are as near to an edge of their support as makes no difference."""
     still: tuple[str, ...] = ()
     """They have not moved: their gradient is 0."""
     flat: tuple[str, ...] = ()
-    """Of those, the ones of which the loss does not depend nearby."""
+    """Those of them on which the loss does not depend nearby."""
     collapsed: tuple[str, ...] = ()
     """Scales that have gone to 0, where the search did not converge."""
     elsewhere: str = ""
-    """Which of several other starts this is the end of, where the model's own start was of no use."""
+    """Which of several other starts the search began at, where the model's own start did not work."""
 
     def judge(self, status: Status) -> Status:
         """Return how the search ended, all in all."""
@@ -58,31 +58,43 @@ class Diagnosis:
 
     def describe(self, status: Status, values: Mapping[str, np.ndarray]) -> str:
         """Say in a sentence or two what was found; nothing where that is an optimum inside."""
-        other = f"It is {self.elsewhere} of several starts, since the model's own was of no use." * bool(self.elsewhere)
-        return " ".join(filter(None, [self._describe_end(status, values), other]))
+        sentences = [self._describe_end(status, values)]
+        if self.elsewhere:
+            sentences.append(
+                f"This result comes from another start ({self.elsewhere}), because the model's own start did not work."
+            )
+        return " ".join(filter(None, sentences))
 
     def _describe_end(self, status: Status, values: Mapping[str, np.ndarray]) -> str:
         if status is Status.UNBOUNDED:
             reached = ", ".join(f"{name} = {_show(values[name])}" for name in self.unbounded if name in values)
+            it = _pick(self.unbounded, "it", "them")
             return (
-                f"There is no optimum: the loss stays as low however far {_list(self.unbounded)} "
-                f"{'goes' if len(self.unbounded) == 1 else 'go'} on{f' (now {reached})' if reached else ''}. So it is "
-                "where predictors separate the responses, or the data show no threshold. Give a prior that bounds it."
+                f"There is no optimum: the loss does not rise however far {_list(self.unbounded)} "
+                f"{_pick(self.unbounded, 'moves', 'move')}"
+                f"{f' (reached: {reached})' if reached else ''}. This happens when predictors separate the responses "
+                f"perfectly, or when the data show no threshold. Give {it} a prior that keeps {it} finite."
             )
         if status is Status.PLATEAU:
+            it = _pick(self.flat, "it", "them")
             return (
-                f"The loss does not depend on {_list(self.flat)} near its start, so that the search could not move it: "
-                "the start is far from where the data tell of it, or they never do. Give other initvals, a prior, or "
-                "leave it out of the model."
+                f"The loss does not depend on {_list(self.flat)} near the start, so the search could not move {it}. "
+                f"Either the start is too far away for the data to inform {it}, or the data do not inform {it} at all. "
+                f"Give other initvals or a prior, or leave {it} out of the model."
             )
         if self.collapsed and status is not Status.CONVERGED:
             return (
-                f"{_list(self.collapsed)} has gone to 0, where the density of a scale may grow without bound and has "
-                "no mode. Write the effects as mean + scale * z with z ~ Normal(0, 1), or give the scale a prior that "
-                "is 0 at 0, such as pm.Gamma with alpha = 2."
+                f"{_list(self.collapsed)} {_pick(self.collapsed, 'has', 'have')} gone to 0, where the density of a "
+                "scale may grow without bound and has no mode. Write the effects as mean + scale * z with "
+                "z ~ Normal(0, 1), or give the scale a prior that is 0 at 0, such as pm.Gamma with alpha = 2."
             )
         if self.at_edge and status in (Status.CONVERGED, Status.STALLED):
-            return f"{_list(self.at_edge)} is at the edge of its support."
+            at = _pick(self.at_edge, "is at the edge of its", "are at the edges of their")
+            it = _pick(self.at_edge, "it", "them")
+            return (
+                f"{_list(self.at_edge)} {at} support. If the estimate should lie inside, give {it} a prior that is 0 "
+                "at the edge."
+            )
         return ""
 
 
@@ -175,7 +187,7 @@ def _find_going(way: np.ndarray, moves: LastMoves | None) -> np.ndarray:
 def _drop_idle(masks: Mapping[str, np.ndarray], ways: Mapping[str, np.ndarray], steepest: Mapping[str, np.ndarray]):
     """Return the masks without those of variables whose whole way cannot have gained what is noticed.
 
-    Of a transformed one the way may be short because it began at an edge.
+    A transformed variable may have moved little because it began at an edge.
     """
 
     def is_idle(name: str) -> bool:
@@ -283,6 +295,10 @@ def _is_flat(evaluate: Callable, params: Mapping[str, np.ndarray], name: str) ->
 
 def _list(names: Sequence[str]) -> str:
     return " and ".join(map(repr, names)) if len(names) < 3 else f"{', '.join(map(repr, names[:-1]))} and {names[-1]!r}"
+
+
+def _pick(names: Sequence[str], one: str, several: str) -> str:
+    return one if len(names) == 1 else several
 
 
 def _show(value: Any) -> str:

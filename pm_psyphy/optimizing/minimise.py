@@ -62,7 +62,7 @@ class Trajectory:
     status: list[Status]
     last_step: np.ndarray
     last_moves: LastMoves | None
-    """Of L-BFGS."""
+    """The last moves of L-BFGS; None for other optimisers."""
     logged_steps: np.ndarray
     """(T,)"""
     logged: np.ndarray
@@ -94,7 +94,7 @@ def minimise(
     starts : dict of ndarray, each (B, ...)
     settings : Settings
     seed : int
-        Of the random draws of a stochastic objective.
+        Seed for the random draws of a stochastic objective.
     given_seed : int, optional
         What the user gave; a checkpoint of another is refused.
     label : str

@@ -43,7 +43,7 @@ class Ends:
     status: np.ndarray
     n_steps: np.ndarray
     last_moves: LastMoves | None
-    """Of L-BFGS."""
+    """The last moves of L-BFGS; None for other optimisers."""
 
     @property
     def interrupted(self) -> bool:

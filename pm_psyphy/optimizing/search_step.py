@@ -93,7 +93,7 @@ def take_step(
     stochastic : bool
         Whether losses of two steps cannot be compared, so that the latest point is the best.
     search : Search
-        Of one start.
+        The search from one start.
     data, key, tolerance
         As the loop has them.
     """

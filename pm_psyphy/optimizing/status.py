@@ -6,7 +6,7 @@ from enum import StrEnum
 class Status(StrEnum):
     """How a fit ended.
 
-    CONVERGED: a further step promises to lower the loss by less than the tolerance. MAX_STEPS: all steps were taken.
+    CONVERGED: a further step would lower the loss by less than the tolerance. MAX_STEPS: all steps were taken.
     STALLED: L-BFGS found no lower loss, though it expected one. DIVERGED: loss or gradient were not finite.
     INTERRUPTED: by Ctrl-C or the callback. UNBOUNDED: there is no optimum, the loss stays as low however far a variable
     goes. PLATEAU: the loss does not depend on a variable near its start. Whatever the status, the result holds the best
@@ -43,18 +43,17 @@ def describe(status: Status, *, step: int, gradient_norm: float, stochastic: boo
     """
     norm, count = f"{gradient_norm:.2g}", f"{step:,} step{'s' if step != 1 else ''}"
     if status is Status.MAX_STEPS and stochastic:
-        return (
-            f"All {count} were taken; a random loss has no test of convergence, and the one shown is the last draw's."
-        )
+        return f"All {count} were taken. A random loss has no test of convergence; the one shown is of the last draw."
     is_lbfgs = optimizer == "L-BFGS"
     other = "" if is_lbfgs or stochastic else ", or take optimizer='lbfgs'"
     lower = "Give other initvals." if is_lbfgs else f"Lower the learning_rate{other}."
     return {
         Status.CONVERGED: f"Converged after {count}: the gradient is {norm}.",
         Status.MAX_STEPS: f"Not converged after {count}: the gradient is {norm}. Allow more steps"
-        f"{'' if is_lbfgs else ', or another learning_rate'}{other}; see whether a parameter runs away.",
+        f"{'' if is_lbfgs else ', or another learning_rate'}{other}; check whether a parameter grows without bound.",
         Status.STALLED: f"Not converged: after {count} no lower loss was found, with a gradient of {norm}. "
-        "The optimum is reached to working precision, or lies at a kink or the edge of the domain: check the estimate.",
+        "Either the optimum is reached as closely as rounding allows, or it lies at a kink or at the edge of the "
+        "domain: check the estimate.",
         Status.DIVERGED: f"Diverged at step {step:,}: loss or gradient were not finite. The best parameters before it "
         f"are returned, with a gradient of {norm}. {lower}",
         Status.INTERRUPTED: f"Interrupted at step {step:,}, with a gradient of {norm}. The best parameters are kept.",

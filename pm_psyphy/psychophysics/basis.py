@@ -8,7 +8,7 @@ from pm_psyphy.psychophysics.tensor import as_tensor, pt
 
 
 def chebyshev_polynomials(x: Any, degree: int) -> Any:
-    """Return the Chebyshev polynomials of the first kind T_0(x) .. T_degree(x).
+    """Return the Chebyshev polynomials of the first kind T_0(x) ... T_degree(x).
 
     By the recurrence T_n+1(x) = 2 x T_n(x) - T_n-1(x), which is stable for x in [-1, 1].
 
@@ -37,7 +37,7 @@ def chebyshev_polynomials(x: Any, degree: int) -> Any:
 
 
 def chebyshev_products(x: Any, degree: int, input_dim: int) -> Any:
-    """Return all products T_a(x_1) T_b(x_2) .. of D polynomials, K = degree + 1 for each dimension.
+    """Return all products T_a(x_1) T_b(x_2) ... of D polynomials, K = degree + 1 for each dimension.
 
     Parameters
     ----------
@@ -61,5 +61,5 @@ def chebyshev_products(x: Any, degree: int, input_dim: int) -> Any:
 
 
 def total_degrees(degree: int, input_dim: int) -> np.ndarray:
-    """Return the sum of the degrees of each product, (K, .., K) with D axes."""
+    """Return the sum of the degrees of each product, (K, ..., K) with D axes."""
     return np.indices([degree + 1] * input_dim).sum(axis=0)

@@ -35,7 +35,7 @@ def read_csv_file(path: Any, options: Mapping[str, Any]) -> Any:
     ----------
     path : path, address or file
     options : dict
-        Of `pandas.read_csv`.
+        Options of `pandas.read_csv`.
 
     Raises
     ------
@@ -88,7 +88,7 @@ def pick_columns(frame: Any, names: Any, options: Mapping[str, Any] | None = Non
         if count == 0:
             raise ValueError(_explain_missing(frame, held, name, options))
         if count > 1:
-            raise ValueError(f"There are {count} columns {name!r}. Give them names of their own.")
+            raise ValueError(f"There are {count} columns called {name!r}. Rename them in the file.")
     columns = [read_column(str(name), frame[name]) for name in chosen]
     return columns[0] if len(columns) == 1 else np.stack(columns, axis=1)
 
@@ -164,7 +164,7 @@ def explain_text(frame: Any, names: list[Any], options: Mapping[str, Any], name_
     ----------
     frame : pandas.DataFrame
     names : list
-        Of the columns that are used.
+        The columns that are used.
     options : dict
         By which it was read.
     name_row : callable
@@ -187,8 +187,8 @@ def explain_text(frame: Any, names: list[Any], options: Mapping[str, Any], name_
             matches = [re.match(r"line (\d+) of ", name_row(row)) for row in range(first)]
             lines = [int(match[1]) - 1 for match in matches if match]
             if len(lines) == first and "skiprows" not in options:
-                return f"If no trials stand there, leave these lines out: skiprows={lines}."
-            return f"If no trials stand in {places}, leave them out, or pass the rest to Trials.from_frame."
+                return f"If these lines are not trials, skip them: skiprows={lines}."
+            return f"If {places} are not trials, skip them, or pass the rest to Trials.from_frame."
     return ""
 
 
@@ -214,7 +214,8 @@ def check_decimals(frame: Any, names: list[Any], options: Mapping[str, Any], nam
         if text and all(commas) and (separator != "," or zeros):
             row = zeros[0] if zeros else next(row for row, value in enumerate(values) if isinstance(value, str))
             raise ValueError(
-                f"The column {chosen[0]!r} in {name_row(row)} holds {values[row]!r}, one number or two. "
+                f"The column {chosen[0]!r} in {name_row(row)} holds {values[row]!r}, which may be the number "
+                f"{values[row].strip().replace(',', '.')} or the point ({values[row].strip().replace(',', ', ')}). "
                 f"{_advise_decimal(options)} If they are points of two dimensions, write them as '(0,5)'."
             )
 
@@ -350,7 +351,7 @@ def _simplify(name: str) -> str:
 
 def _list_names(frame: Any) -> list[str]:
     names = [str(name) for name in getattr(frame, "columns", frame)]
-    return names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f".. ({len(names)} columns)"]
+    return names if len(names) <= MOST_NAMES else [*names[:MOST_NAMES], f"... ({len(names)} columns)"]
 
 
 def _say(path: Any) -> str:

@@ -48,7 +48,7 @@ def Oddity(  # noqa: N802 (a distribution, as its users see it)
     lapse_rate : float or tensor
         By how much the best performance falls short of 1, in [0, 2/3).
     nodes : tuple of int, optional
-        Of the quadrature; see `oddity_probability`.
+        Nodes of the quadrature; see `oddity_probability`.
     dims : str or tuple of str, optional
 
     Returns
@@ -82,10 +82,11 @@ def oddity_probability(
     lapse_rate : float or tensor
         In [0, 2/3).
     nodes : tuple of int, optional
-        Of the quadrature: (n,) in one dimension, default (16,); in two, directions of the comparison and angles between
-        it and the references' difference, default (8, 7); in three and more, along the two contours of an inverse
-        Laplace transform, default (8, 14). The default's error of log P, of correct and of incorrect responses, is
-        below 1e-4 at d' = 4, 1e-3 at 8 and 1e-2 at 12 (95th percentile over covariances that differ by up to a half).
+        Nodes of the quadrature: (n,) in one dimension, default (16,); in two, directions of the comparison and angles
+        between it and the references' difference, default (8, 7); in three and more, along the two contours of an
+        inverse Laplace transform, default (8, 14). The default's error of log P, of correct and of incorrect
+        responses, is below 1e-4 at d' = 4, 1e-3 at 8 and 1e-2 at 12 (95th percentile over covariances that differ by
+        up to a half).
 
     Returns
     -------

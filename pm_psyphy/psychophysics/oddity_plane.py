@@ -46,8 +46,9 @@ def plane_op(n_w: int, n_u: int, dtype: str) -> Any:
 def _whiten_plane(x1, x2, a11, a12, a22, b11, b12, b22) -> tuple[list[Any], Any]:
     """Return what the levels need, and the terms of log P(incorrect) outside the integral.
 
-    Of a difference of means x and covariances a of the reference and b of the comparison. A quadratic form e' M e of a
-    direction e at the angle c is m0 + m1 cos 2c + m2 sin 2c: here of S and of T^-1; further sqrt det S and T^-1 m.
+    They belong to a difference of means x and covariances a of the reference and b of the comparison. A quadratic form
+    e' M e of a direction e at the angle c is m0 + m1 cos 2c + m2 sin 2c: here of S and of T^-1; further sqrt det S and
+    T^-1 m.
     """
     c11, c12, c22 = (2 * a11 + b11) / 3, (2 * a12 + b12) / 3, (2 * a22 + b22) / 3
     l11 = pt.sqrt(c11)

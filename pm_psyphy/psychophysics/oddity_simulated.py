@@ -40,11 +40,11 @@ def simulated_oddity_log_odds(
     draws : int
         Draws S of each trial; they take 3 N S (2 D + extra_dims) numbers of memory.
     bandwidth : float
-        Of the logistic step, in squared units of d'; the exact rule is the limit 0.
+        Width of the logistic step, in squared units of d'; the exact rule is the limit 0.
     noise : {"gaussian", "student"}
-        Of the percepts, element by element.
+        Distribution of the percepts, element by element.
     degrees_of_freedom : float
-        Of Student's t, which is not scaled to unit variance.
+        Degrees of freedom of Student's t, which is not scaled to unit variance.
     fresh : bool
         Draw anew at each evaluation: the loss is then noisy, and `find_map` takes Adam. Default: common random numbers,
         drawn once for the present trials.

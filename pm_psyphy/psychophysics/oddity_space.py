@@ -217,7 +217,7 @@ class Nodes(NamedTuple):
     z: Complex
     v: Complex
     along_z: np.ndarray
-    """Of how many scales a node lies beyond the start of its contour, up the imaginary axis."""
+    """How many scales a node lies beyond the start of its contour, up the imaginary axis."""
     along_v: Complex
     step_z: np.ndarray
     step_v: Complex

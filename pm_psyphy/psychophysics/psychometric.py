@@ -106,9 +106,9 @@ def psychometric(
     Raises
     ------
     ValueError
-        If the shape is unknown, not one of slope and width is given, the proportion is out of reach, numbers given as
-        rates are no probabilities, or levels are NaN or, for ``"weibull"``, negative: at once where they are known,
-        also as `pm.Data`, else when the model is evaluated.
+        If the shape is unknown, slope and width are both given or both missing, the proportion is out of reach, rates
+        are not probabilities, or levels are NaN or (for ``"weibull"``) negative: at once where they are known, also as
+        `pm.Data`, else when the model is evaluated.
 
     Examples
     --------
@@ -187,7 +187,7 @@ def psychometric_inverse(
 def point_of_subjective_equality(threshold: Any, *, shape: str = "logistic", **parameters: Any) -> Any:
     """Return the level at which a comparison is judged greater half the time.
 
-    Of a `psychometric` function with the same parameters.
+    The parameters are those of `psychometric`.
     """
     return psychometric_inverse(0.5, threshold, shape=shape, **parameters)
 
@@ -195,8 +195,8 @@ def point_of_subjective_equality(threshold: Any, *, shape: str = "logistic", **p
 def just_noticeable_difference(threshold: Any, *, shape: str = "logistic", **parameters: Any) -> Any:
     """Return half the distance between the levels judged greater 25 % and 75 % of the time.
 
-    Of a `psychometric` function with the same parameters. For a cumulative normal without guesses and lapses it is
-    0.6745 of its standard deviation.
+    The parameters are those of `psychometric`. For a cumulative normal without guesses and lapses it is 0.6745 of its
+    standard deviation.
     """
     upper, lower = (psychometric_inverse(p, threshold, shape=shape, **parameters) for p in (0.75, 0.25))
     return (upper - lower) / 2
@@ -229,7 +229,7 @@ def _check_levels(x: Any, shape: str) -> Any:
     """Return levels as a tensor that raises where one is NaN or out of the function's range."""
     x = as_tensor(x, "x")
     least = 0.0 if shape in LOGARITHMIC else -np.inf
-    advice = "Drop or mend that trial."
+    advice = "Drop or correct that trial."
     if least == 0:
         advice = f"{shape!r} is a function of log x: pass levels of at least 0."
     known = read_known(x)
@@ -252,7 +252,8 @@ def _find_scale(slope, width, guess_rate, lapse_rate, shape, proportion) -> tupl
         raise ValueError(f"There is no psychometric function {shape!r}. Pass one of {', '.join(map(repr, SHAPES))}.")
     if (slope is None) == (width is None):
         raise ValueError(
-            "Give either slope, the derivative of F at the threshold, or width, its rise from 5 % to 95 %."
+            f"slope and width are both {'missing' if slope is None else 'given'}. Give one of them: slope, the "
+            "derivative of F at the threshold, or width, the distance over which F rises from 5 % to 95 %."
         )
     check_rates(guess_rate, lapse_rate)
     if width is not None:

@@ -27,7 +27,7 @@ def Response(  # noqa: N802 (a distribution, as its users see it)
     ----------
     name : str
     log_odds : tensor, (N,)
-        Of a response 1 (correct, "yes", "different"), by an observer who never lapses.
+        Log-odds of a response 1 (correct, "yes", "different") by an observer who never lapses.
     observed : array of 0 and 1, (N,), optional
         Or booleans, or "correct" and "incorrect". Without it the responses are free, for prior predictive draws.
     chance : float
@@ -107,7 +107,7 @@ def mafc_log_odds(d_prime: Any, m: int = 2, *, nodes: int = 49) -> Any:
     m : int
         At least 2.
     nodes : int
-        Of the trapezoidal rule, for m > 2; the default leaves an error of P below 1e-9 for d' to 5.
+        Nodes of the trapezoidal rule, for m > 2; the default leaves an error of P below 1e-9 for d' to 5.
 
     Returns
     -------

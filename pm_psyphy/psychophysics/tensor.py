@@ -50,7 +50,7 @@ def read_known(value: Any, name: str = "an input") -> np.ndarray | None:
     Parameters
     ----------
     value : tensor, number or array
-        Of data (`pm.Data`), and of what is computed from nothing else, these are the present numbers.
+        For data (`pm.Data`), and what is computed from data alone, the numbers are the present ones.
     name : str
         For messages.
     """

@@ -34,7 +34,7 @@ class Trials:
     domain : Domain
         What -1 and 1 mean in stimulus units.
     columns : dict of str to ndarray
-        Anything else that is known of each trial, (N,) each: observer, session, time.
+        Anything else that is known about each trial, (N,) each: observer, session, time.
 
     Examples
     --------
@@ -54,7 +54,7 @@ class Trials:
     def __post_init__(self):
         table = _check_table(self.reference, self.comparison, self.response, self.columns, "row {}".format)
         _check_box(self.domain, table["reference"])
-        _check_inside(table, table, self.domain, "row {}".format, "Pass points of the model, in [-1, 1].")
+        _check_inside(table, table, self.domain, "row {}".format, "Pass points in model units, in [-1, 1].")
         columns = table.pop("columns")
         for array in (*table.values(), *columns.values()):
             array.setflags(write=False)
@@ -76,7 +76,7 @@ class Trials:
         rows = rows if isinstance(rows, slice) or np.size(rows) == 0 else read_array("rows", rows)
         rows = np.atleast_1d(np.arange(len(self))[rows if isinstance(rows, slice) or np.size(rows) else []])
         if not len(rows):
-            raise ValueError("The selection holds no trial. Check the mask or slice.")
+            raise ValueError("The selection has no trials. Check the mask or slice.")
         return replace(
             self,
             reference=self.reference[rows],
@@ -181,7 +181,7 @@ class Trials:
             raise ValueError(f"{error} {hint}") from None
 
     def to_frame(self) -> Any:
-        """Return a pandas data frame in stimulus units: reference_1 .., comparison_1 .., response, and the columns.
+        """Return a pandas data frame in stimulus units: reference_1 ..., comparison_1 ..., response, and the columns.
 
         A column of one of these names is called ``column_`` and its name.
         """
@@ -211,7 +211,7 @@ class Trials:
         Raises
         ------
         ValueError
-            If the file is no such archive, or what it holds is no table of trials.
+            If the file is not such an archive, or does not hold a table of trials.
         """
         advice = f"Pass a file that Trials.save wrote, not {path}."
         held = read_archive(path, advice)
@@ -243,14 +243,16 @@ def _check_table(reference, comparison, response, columns, name_row: Callable[[i
     held = {str(name): _to_column(f"columns[{name!r}]", values) for name, values in columns.items()}
     lengths = {name: len(values) for name, values in (*table.items(), *held.items())}
     if not lengths["response"]:
-        raise ValueError("The table holds no trial. Check the file, or the selection it comes from.")
+        raise ValueError("The table has no trials. Check the file, or the selection it comes from.")
     if len(set(lengths.values())) > 1:
         raise ValueError(
-            f"Lengths differ: {', '.join(f'{k} {n}' for k, n in lengths.items())}. Pass one row per trial."
+            f"The lengths differ: {', '.join(f'{k} {n}' for k, n in lengths.items())}. Pass one row per trial."
         )
     widths = [table[name].shape[1] for name in stimuli]
     if widths[0] != widths[1]:
-        raise ValueError(f"References have {widths[0]} dimensions, comparisons {widths[1]}. Pass points of one space.")
+        raise ValueError(
+            f"References have {widths[0]} dimensions, but comparisons have {widths[1]}. Pass points in the same space."
+        )
     return table | {"columns": held}
 
 
@@ -259,7 +261,8 @@ def _check_box(box: Any, points: np.ndarray) -> None:
         raise TypeError(f"domain is a {type(box).__name__}. Pass a Domain, or make the table by Trials.from_arrays.")
     if len(box.low) != points.shape[1]:
         raise ValueError(
-            f"The domain has {len(box.low)} dimensions, the stimuli {points.shape[1]}. Pass one end for each."
+            f"The domain has {len(box.low)} dimensions, but the stimuli have {points.shape[1]}. Pass one low and one "
+            "high value per dimension."
         )
 
 
@@ -300,7 +303,7 @@ def _to_points(values: Any, name: str, name_row: Callable[[int], str]) -> np.nda
         raise ValueError(f"The {name} has shape {points.shape}. Pass (N, D), one row per trial.")
     missing = np.argwhere(~np.isfinite(points))
     if len(missing):
-        raise ValueError(f"The {name} in {name_row(missing[0, 0])} is not a finite number. Drop or mend that trial.")
+        raise ValueError(f"The {name} in {name_row(missing[0, 0])} is not a finite number. Drop or correct that trial.")
     return points.copy()
 
 
@@ -311,7 +314,7 @@ def _parse_points(array: np.ndarray, name: str, name_row: Callable[[int], str]) 
         rows.append([_parse_number(part, name, row, name_row) for part in parts])
         if len(rows[row]) != len(rows[0]):
             raise ValueError(
-                f"The {name} in {name_row(row)} has {len(rows[row])} dimensions, the first one {len(rows[0])}."
+                f"The {name} in {name_row(row)} has {len(rows[row])} dimensions, but the first one has {len(rows[0])}."
             )
     return np.array(rows, float).reshape(len(rows), len(rows[0]) if rows else 1)
 

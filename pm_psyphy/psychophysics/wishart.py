@@ -19,18 +19,19 @@ class WishartProcess:
     r"""A smooth random field of covariance matrices: how an observer's noise varies over the stimulus space.
 
     .. math::
-        U(x) &= \sum_{a, b, ..} W_{ab..} T_a(x_1) T_b(x_2) .. \\
+        U(x) &= \sum_{a, b, \ldots} W_{ab \ldots} T_a(x_1) T_b(x_2) \cdots \\
         \Sigma(x) &= U(x) U(x)^T + \text{diag\_term} \cdot I
 
     with Chebyshev polynomials T of degrees 0 to `basis_degree` and weights
-    :math:`W_{ab..ij} \sim N(0, \text{variance\_scale} \cdot \text{decay\_rate}^{a + b + ..})` (a variance). Inside a
-    model, the weights are declared as ``name + "_z"``, standard normal and free, and `name`, the weights themselves.
-    W is determined only up to an orthogonal map of its last axis, which leaves every :math:`\Sigma(x)` as it is.
+    :math:`W_{ab \ldots ij} \sim N(0, \text{variance\_scale} \cdot \text{decay\_rate}^{a + b + \ldots})` (a variance).
+    In the model, the free variable is ``name + "_z"``, which is standard normal, and the weights are the deterministic
+    `name`, which is ``name + "_z"`` times their standard deviation. W is determined only up to a rotation or reflection
+    of its last axis, which changes no :math:`\Sigma(x)`.
 
     Parameters
     ----------
     name : str
-        Of the weights.
+        Name of the weights.
     input_dim : int
         Dimensions D of the stimulus space.
     basis_degree : int
@@ -42,15 +43,15 @@ class WishartProcess:
     decay_rate : float or tensor
         Factor of the prior variance for each degree, in (0, 1] for a smooth field.
     diag_term : float or tensor
-        Added to the diagonal of each covariance matrix, at least 0: one for all, or one for each point, (...).
+        Added to the diagonal of each covariance matrix, at least 0: one number, or one for each point, (...).
     weights : tensor or array, optional
-        (K, .., K, D, E) with D axes of length K, used instead of declaring any: for hierarchies and other priors, or
+        (K, ..., K, D, E) with D axes of length K, used instead of declaring any: for hierarchies and other priors, or
         a known field. Leading axes belong to the leading axes of the points: ``weights=W[observer]``, with one
         observer per trial, gives each trial its observer's field.
 
     Attributes
     ----------
-    weights : TensorVariable, (..., K, .., K, D, E)
+    weights : TensorVariable, (..., K, ..., K, D, E)
 
     References
     ----------
@@ -185,7 +186,7 @@ def check_points(x: Any, input_dim: int) -> Any:
     shape = x.type.shape if known is None else known.shape
     if not shape or shape[-1] not in (None, input_dim):
         raise ValueError(
-            f"Points have shape {shape}, the field has {input_dim} dimensions. "
+            f"The points have shape {shape}, but the field has {input_dim} dimensions. "
             f"Pass an array of shape (..., {input_dim})."
         )
     advice = "Rescale the stimuli to it, as Trials does given a domain."
@@ -204,7 +205,7 @@ def _check_weights(weights: Any, shape: tuple[int, ...]) -> None:
     found = weights.type.shape[weights.ndim - len(shape) :]
     if weights.ndim < len(shape) or any(n not in (None, m) for n, m in zip(found, shape, strict=True)):
         raise ValueError(
-            f"weights have shape {weights.type.shape}, the field needs (..., {', '.join(map(str, shape))})."
+            f"weights has shape {weights.type.shape}, but the field needs (..., {', '.join(map(str, shape))})."
         )
 
 

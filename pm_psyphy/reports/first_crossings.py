@@ -53,7 +53,7 @@ def find_first_crossings(
         How far each ray goes.
     resolution : int
     precision : float
-        Of the values: the smallest number that added to 1 makes a difference.
+        Precision of the values: the smallest number that added to 1 makes a difference.
 
     Returns
     -------

@@ -14,7 +14,7 @@ from pm_psyphy.results.draws import Draws
 from pm_psyphy.results.map_result import MAPResult
 
 MOST_DIRECTIONS = 0.1
-"""Of the number of draws: so many numbers may be compared together."""
+"""At most this share of the number of draws is how many numbers may be compared together."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -74,9 +74,9 @@ def goodness_of_fit(
     Parameters
     ----------
     fit : MAPResult or Draws
-        Of a model whose responses are `pm.Bernoulli` (as those of `Response` and `Oddity`) or `pm.Binomial`.
+        A fit of a model whose responses are `pm.Bernoulli` (`Response` and `Oddity` are) or `pm.Binomial`.
     name : str, optional
-        Of the responses, where the model has several.
+        Name of the responses, if the model has several.
     by : array, (N,), optional
         The level of each response: labels, or numbers. Default: the expected proportion.
     bins : int
@@ -153,7 +153,7 @@ class Difference(ShownAsTable):
     probability : ndarray, (...)
         That the first is larger.
     p_value : float
-        Of a Wald test that all entries are equal.
+        The p-value of a Wald test that all entries are equal.
     prob : float
     """
 

@@ -131,7 +131,7 @@ def find_range(
     references : ndarray, (R, D)
     directions : ndarray, (n, D)
     basis_degree : int
-        Of the field.
+        Degree of the field's polynomials.
     chance : float
         Probability of a correct response by guessing.
     """

@@ -32,7 +32,7 @@ class ThresholdContours(ShownAsTable):
     ----------
     references : ndarray, (R, D)
     directions : ndarray, (n, D)
-        Of unit length.
+        Unit vectors.
     radii : ndarray, (R, n) or (S, R, n)
         Distance from the reference at which the proportion correct reaches the criterion for the first time; NaN where
         it does not inside the domain. Of an estimate, bounds stand where `status` says so.

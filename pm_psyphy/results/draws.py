@@ -36,9 +36,9 @@ class Draws(ShownAsTable, ByIdentity, Mapping[str, np.ndarray]):
     unconstrained : dict of str to ndarray
         By value-variable name, each (S, ...).
     n_chains : int
-        Of equal length, one after the other.
+        Chains of equal length, one after the other.
     own : dict of str to ndarray
-        Data that differ among the draws, as where each is of another data set, (S, ...).
+        Data that differ among the draws, (S, ...), for example when each draw belongs to another data set.
     """
 
     objective: Objective = field(repr=False)
@@ -244,13 +244,13 @@ def over_draws(function: Callable[..., Any]) -> Callable[..., Any]:
     Parameters
     ----------
     function : callable
-        Of parameters by name and data, in JAX.
+        A function of parameters by name and data, in JAX.
 
     Returns
     -------
     callable
-        Of draws of the parameters, each (S, ...), data, and data that differ among the draws, each (S, ...); its
-        results are (S, ...).
+        A function of draws of the parameters, each (S, ...), data, and data that differ among the draws, each
+        (S, ...). Its results are (S, ...).
     """
 
     @jax.jit

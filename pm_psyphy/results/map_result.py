@@ -93,11 +93,11 @@ class MAPResult(ShownAsTable, ByIdentity, Mapping[str, np.ndarray]):
     is_of_model: bool = field(default=False, repr=False)
     """Whether its data are those that the model held, and not others that were put in their place."""
     stochastic: bool = field(default=False, repr=False)
-    """Whether the loss was random, as of minibatches."""
+    """Whether the loss was random, for example because of minibatches."""
 
     @property
     def converged(self) -> bool:
-        """Whether a further step promises to lower the loss by less than the tolerance."""
+        """Whether a further step is predicted to lower the loss by less than the tolerance."""
         return self.status is Status.CONVERGED
 
     @property
@@ -156,7 +156,7 @@ class MAPResult(ShownAsTable, ByIdentity, Mapping[str, np.ndarray]):
         if data is None and self.is_of_model and (changed := self.objective.find_changed(expressions)):
             warnings.warn(
                 f"The model has other values of {', '.join(map(repr, changed))} now. These results are of the data of "
-                "the fit; pass data={..} for others.",
+                "the fit; pass data={...} for others.",
                 stacklevel=2,
             )
         return evaluate(objective, self.unconstrained, expression if isinstance(expression, Variable) else expressions)
@@ -209,7 +209,7 @@ def make_result(
     stochastic : bool
         Whether the loss was random.
     diagnosis : Diagnosis, optional
-        Of the end of the best search.
+        What was found out about the end of the best search.
     is_of_model : bool
         Whether the data are those of the model.
 

@@ -26,7 +26,7 @@ class MAPResults(Draws):
     Attributes
     ----------
     labels : tuple
-        Of the data sets: keys, coords, or numbers.
+        What the data sets are called: keys, coords, or numbers.
     dim : str
         What their axis is called in `to_datatree`.
     loss, gradient_norm, n_steps : ndarray, (n,)

@@ -18,7 +18,7 @@ class DataSets:
     stacks: dict[str, np.ndarray]
     """Each (n, ...); rows that a data set lacks repeat its last one."""
     row_axes: dict[str, int]
-    """Of the stacks in which data sets have rows of their own number, the axis of a single array along them."""
+    """By name of each stack whose data sets differ in their number of rows: the axis of the rows in one data set."""
     lengths: np.ndarray
     """(n,) How many rows each has, or (n,) zeros if all have the same shapes."""
 

@@ -57,9 +57,9 @@ def lay_rows(
     shard : str, optional
         A dim along which rows are laid over all devices.
     device : jax.Device
-        Of what is not laid over several.
+        The device of rows that are not laid over several.
     platform : {"cpu", "gpu"}, optional
-        Of the devices over which rows are laid.
+        The platform of the devices over which rows are laid.
 
     Returns
     -------

@@ -149,7 +149,7 @@ def divide_program(program: Program, dim: str, axes: Mapping[str, int], size: in
     Parameters
     ----------
     program : Program
-        Of an objective that is divided along `dim`.
+        The program of an objective that is divided along `dim`.
     dim : str
     axes : dict of str to int
         The axis along the rows, of each of the data that have one.

@@ -54,7 +54,7 @@ class Batches:
     """Batches of rows, each with the likelihood of all rows in expectation."""
 
     objective: Objective
-    """Of one batch, the first rows of the model."""
+    """The objective of one batch: the first rows of the model."""
     source: Rows | Blocks
     batch_size: int
     dim: str

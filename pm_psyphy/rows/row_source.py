@@ -68,7 +68,7 @@ class Rows:
             except (OSError, ValueError, RuntimeError) as error:
                 raise OSError(
                     f"Rows {start} to {stop - 1} of {name!r} cannot be read ({error}). Repair or replace the file; "
-                    "with checkpoint=.. the fit goes on where it was."
+                    "with checkpoint=... the fit continues where it was."
                 ) from error
         return self.convert(found, start)
 
@@ -161,7 +161,7 @@ class Blocks:
         ----------
         batch_size : int
         seed : int
-            Of no effect.
+            Has no effect.
         first_step : int
             Rows of the batches before it are read and dropped.
 

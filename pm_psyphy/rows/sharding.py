@@ -76,7 +76,7 @@ def shard_batches(batches: Batches, dim: str, platform: str | None = None) -> Ba
     Parameters
     ----------
     batches : Batches
-        Of this process's own rows.
+        Batches of this process's own rows.
     dim : str
         Theirs.
     platform : {"cpu", "gpu"}, optional

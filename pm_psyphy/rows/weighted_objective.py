@@ -24,7 +24,7 @@ def divide(
     ----------
     objective : Objective
     dim : str
-        Of observed variables or potentials, and of no parameter.
+        A dim of observed variables or potentials, and of no parameter.
     data : dict of ndarray, optional
         New data, which may have another number of rows, as in `Objective.with_data`.
 

@@ -37,7 +37,7 @@ class Bootstrap(Draws):
     Attributes
     ----------
     fit : MAPResult
-        Of the original data.
+        The fit to the original data.
     loss : ndarray, (n,)
     status : tuple of Status
         How each fit ended.
@@ -106,12 +106,12 @@ def bootstrap(
     n_refits : int
         Number of data sets.
     dim : str, optional
-        Along which rows are drawn with replacement: a dim of observed variables, and of no parameter. Default: the one
-        that these have.
+        The dim of the rows that are drawn with replacement. Observed variables have it, and no parameter does.
+        Default: the only such dim of the model.
     method : {"resample", "parametric"}
-        ``"parametric"``: responses are drawn from the model at the estimate, and the rest stays as it is.
+        ``"resample"`` draws rows with replacement; ``"parametric"`` draws responses from the model at the estimate.
     strata : array, (N,), optional
-        Rows are drawn only from those with the same label, as of a condition or an observer.
+        A label for each row, such as its condition or observer: each row is replaced by one with the same label.
     random_seed : int or numpy.random.Generator, optional
     progressbar : bool
 
@@ -148,8 +148,8 @@ def bootstrap(
     failed = [i for i, status in enumerate(found.status) if status not in (Status.CONVERGED, Status.STALLED)]
     if failed:
         warnings.warn(
-            f"{len(failed)} of {n_refits} fits did not converge ({_count(found.status[failed])}), the first of them "
-            f"number {failed[0]}. The standard errors are of all fits; see `status`.",
+            f"{len(failed)} of {n_refits} fits did not converge ({_count(found.status[failed])}), the first at index "
+            f"{failed[0]}. The standard errors include these fits; see `status`.",
             stacklevel=3,
         )
     return Bootstrap(fit.objective, found.params, fit, found.loss, tuple(found.status), found.n_steps)
@@ -177,7 +177,10 @@ def _simulate(fit: MAPResult, n: int, rng: Any) -> Callable[[np.ndarray], dict]:
     observed = find_observed(objective)
     missing = [rv.name for rv in model.observed_RVs if rv.name not in observed]
     if missing:
-        raise ValueError(f"The data of {', '.join(missing)} are computed, not given, and cannot be simulated.")
+        raise ValueError(
+            f"The observed values of {', '.join(missing)} are computed in the model, so simulated ones cannot replace "
+            "them. Use method='resample', or observe an array or pm.Data."
+        )
     values = objective.constrain(fit.unconstrained, [rv.name for rv in model.free_RVs])
     known = {model[name]: np.asarray(value) for name, value in values.items()}
     outputs = [model[name] for name in observed]

@@ -35,15 +35,15 @@ class CrossValidation(ShownAsTable):
     ----------
     grid : dict of str to ndarray
         The values tried, by hyperparameter.
-    log_likelihood : ndarray, (.., N)
-        Of each row, by the fit to the folds that it is not in; NaN at settings that could not be fitted.
+    log_likelihood : ndarray, (..., N)
+        The log likelihood of each row under the fit that left its fold out; NaN at settings that could not be fitted.
     folds : ndarray of int, (N,)
         The fold of each row.
-    log_evidence : ndarray, (..)
-        Laplace's approximation, of all data.
-    converged : ndarray of bool, (.., folds)
+    log_evidence : ndarray, (...)
+        Log marginal likelihood of all data, by Laplace's approximation.
+    converged : ndarray of bool, (..., folds)
     dim : str
-        Of the rows.
+        The rows' dim.
     """
 
     grid: dict[str, np.ndarray]
@@ -55,12 +55,12 @@ class CrossValidation(ShownAsTable):
 
     @property
     def total(self) -> np.ndarray:
-        """Held-out log likelihood of all rows, (..)."""
+        """Held-out log likelihood of all rows, (...)."""
         return self.log_likelihood.sum(axis=-1)
 
     @property
     def by_fold(self) -> np.ndarray:
-        """Held-out log likelihood of each fold, (.., folds)."""
+        """Held-out log likelihood of each fold, (..., folds)."""
         n_folds = self.converged.shape[-1]
         return np.stack([self.log_likelihood[..., self.folds == f].sum(axis=-1) for f in range(n_folds)], axis=-1)
 
@@ -75,7 +75,7 @@ class CrossValidation(ShownAsTable):
         return self._name(np.nanargmax(self.log_evidence))
 
     def compare(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return how far each setting's total is below the best one's, and the standard error of that, both (..)."""
+        """Return how far each setting's total is below the best one's, and the standard error of that, both (...)."""
         flat = self.log_likelihood.reshape(-1, self.log_likelihood.shape[-1])
         lost = flat[np.nanargmax(self.total)] - flat
         error = np.sqrt(lost.shape[-1]) * lost.std(axis=-1, ddof=1)
@@ -134,18 +134,19 @@ def cross_validate(
 ) -> CrossValidation:
     """Measure how well a model predicts rows it has not seen, for each setting of a grid of hyperparameters.
 
-    At each setting the model is fitted to all data, from the nearest setting that was fitted before, which also gives
-    its evidence; then, from there, once without each fold. All of it runs one compiled program.
+    At each setting the model is fitted first to all data, starting from the estimate of the nearest setting that was
+    fitted before; this fit gives the evidence. From its estimate the model is fitted again without each of the folds.
+    All fits run in one compiled program.
 
     Parameters
     ----------
     model : pm.Model or MAPResult, optional
         A fit is where the search begins. Default: the model in context.
     dim : str, optional
-        Along which rows are held out: a dim of observed variables, and of no parameter. Default: the one that these
-        have.
+        The dim of the rows, some of which are held out at a time. Observed variables have it, and no parameter does.
+        Default: the only such dim of the model.
     folds : int or array of int, (N,)
-        How many folds of random rows; or the fold of each row, as of the session it comes from.
+        The number of folds, to which rows are assigned at random; or a label for each row, such as its session.
     grid : dict of str to sequence, optional
         Values of hyperparameters, which are declared as ``pm.Data("decay_rate", 0.4)``. All combinations are tried.
     random_seed : int or numpy.random.Generator, optional
@@ -159,8 +160,8 @@ def cross_validate(
     Raises
     ------
     ValueError
-        If there are more folds than rows, no observed variable has the dim, the grid names what is no data of the
-        model, or no setting can be fitted. If some can, the others are named in warnings.
+        If there are more folds than rows, no observed variable has the dim, the grid names something that is not
+        pm.Data in the model, or no setting can be fitted. If some can, warnings name the others.
     """
     found = model.objective.model if isinstance(model, MAPResult) else find_model(model)
     dim = dim or find_row_dim(found)
@@ -187,7 +188,8 @@ def cross_validate(
         found = refit(near, lambda i: {WEIGHTS: kept[i]}, n_folds, tolerance=TOLERANCE)
         converged[index] = [status in (Status.CONVERGED, Status.STALLED) for status in found.status]
         if not converged[index].all():
-            warnings.warn(f"{np.sum(~converged[index])} folds did not converge at {_say(setting)}.", stacklevel=3)
+            n_failed = np.sum(~converged[index])
+            warnings.warn(f"{n_failed} of {n_folds} folds did not converge at {_say(setting)}.", stacklevel=3)
         by_fold = _evaluate_rows(Draws(here, found.params), dim)
         log_likelihood[index] = by_fold[labels, np.arange(n_rows)]
     if not reached:
@@ -218,10 +220,10 @@ def _assign_folds(folds: Any, n_rows: int, rng: np.random.Generator) -> np.ndarr
             raise ValueError(f"folds has shape {given.shape}. Pass a number, or a label for each of the {n_rows} rows.")
         names, labels = np.unique(given, return_inverse=True)
         if len(names) < 2:
-            raise ValueError(f"All rows are in the fold {names.tolist()[0]!r}. Label at least two.")
+            raise ValueError(f"All rows are in the fold {names.tolist()[0]!r}. Use at least two different fold labels.")
         return labels
     if not isinstance(folds, int | np.integer) or not 2 <= folds <= n_rows:
-        raise ValueError(f"folds is {folds!r}, of {n_rows} rows. Pass a whole number from 2 to {n_rows}.")
+        raise ValueError(f"folds is {folds!r}, but there are {n_rows} rows. Pass a whole number from 2 to {n_rows}.")
     return rng.permutation(np.arange(n_rows) % folds)
 
 
@@ -231,8 +233,8 @@ def _check_grid(grid: Mapping[str, Sequence[Any]], objective: Objective) -> dict
     for name, array in values.items():
         if name not in own:
             raise ValueError(
-                f"The grid has {name!r}, which is no data of the model; those are {', '.join(sorted(own)) or 'none'}. "
-                f"Declare it by {name} = pm.Data({name!r}, ..), and build the model with that."
+                f"The grid has {name!r}, which is not pm.Data in the model (data: {', '.join(sorted(own)) or 'none'}). "
+                f"Declare it by {name} = pm.Data({name!r}, ...), and build the model with that."
             )
         if array.ndim == 0 or not len(array):
             raise ValueError(f"The grid has {array} for {name!r}. Pass a sequence of values.")

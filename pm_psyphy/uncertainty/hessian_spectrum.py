@@ -1,8 +1,8 @@
 """Products with a Hessian in; its eigenvalues, Newton's step and a factor of the covariance come out.
 
-A Hessian of few parameters is decomposed whole. One of many is a diagonal plus what a few directions add, as where the
-prior is independent and the data tell of few combinations of the parameters. Those directions are found by products
-alone, in block Krylov spaces (Golub and Underwood, 1977; Musco and Musco, 2015).
+A Hessian of few parameters is decomposed whole. One of many is a diagonal plus what a few directions add, for example
+when the prior is independent and the data inform few combinations of the parameters. Those directions are found by
+products alone, in block Krylov spaces (Golub and Underwood, 1977; Musco and Musco, 2015).
 """
 
 from collections.abc import Callable, Iterator
@@ -91,7 +91,7 @@ def sum_over_columns(factor: Any, function: Callable[[Any], Any]) -> Any:
     ----------
     factor : array or LowRankFactor, (P, Q)
     function : callable
-        Of a vector (P,), in JAX; its results, a pytree, grow with the square of the vector.
+        A function of a vector (P,), in JAX. Its results, a pytree, grow with the square of the vector.
 
     Returns
     -------
@@ -182,7 +182,7 @@ class Spectrum:
         name = max(direction, key=lambda n: np.max(direction[n], initial=0))
         raise ValueError(
             f"The fit is at a saddle: the density grows from there along {name!r} (curvature {self.values[0]:.2g}, "
-            "where 1 is that of one parameter alone). Fit again from elsewhere: find_map(model, starts=8), or other "
+            "scaled so that each parameter's own is 1). Fit again from elsewhere: find_map(model, starts=8), or other "
             "initvals."
         )
 
@@ -219,7 +219,7 @@ def decompose(curvature: Curvature, vector: np.ndarray, zero: float) -> Spectrum
     Raises
     ------
     ValueError
-        If there are too many parameters for a whole Hessian, and it is no diagonal plus few directions.
+        If there are too many parameters for a whole Hessian, and it is not close to a diagonal plus a low rank.
     """
     if vector.size <= MOST_PARAMETERS:
         return _decompose_whole(curvature.find_hessian(vector), zero)
@@ -229,8 +229,8 @@ def decompose(curvature: Curvature, vector: np.ndarray, zero: float) -> Spectrum
             return found
     raise ValueError(
         f"The model has {vector.size:,} parameters. A whole Hessian is computed for at most {MOST_PARAMETERS:,}, and "
-        f"this one is no diagonal plus at most {_count_most(vector.size):,} directions. Integrate some parameters out "
-        "of the model, or sample it by pm.sample."
+        f"this one is not close to a diagonal plus a matrix of rank {_count_most(vector.size):,}. Marginalise some "
+        "parameters out of the model, or use pm.sample."
     )
 
 

@@ -81,8 +81,8 @@ class LaplacePosterior(Draws, Gaussian):
         An orthonormal basis of the directions that change nothing, such as the orthogonal freedom of a Wishart
         process; the draws leave them out.
     log_evidence : float
-        Log marginal likelihood of the data, with all rotations of a Wishart process's weights. Along other flat
-        directions it is a density, not integrated over their length.
+        Log marginal likelihood of the data. All rotations of a Wishart process's weights are integrated over. Other
+        flat directions are not, because their length is unknown.
     rotating : tuple of str
         Value variables, the weights of Wishart processes, whose rotations are those directions; empty if others are.
     method : str
@@ -100,7 +100,7 @@ class LaplacePosterior(Draws, Gaussian):
 
     @cached_property
     def standard_errors(self) -> dict[str, np.ndarray]:
-        """Of free variables and deterministics, to first order in the posterior's width (the delta method)."""
+        """Standard errors of free variables and deterministics, by the delta method."""
         layout = find_layout(self.mode)
         found = self.objective.find_constrain(self.objective.list_names())
         function, graph = found.function, found.graph
@@ -184,7 +184,7 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
         If `fit` is not a MAPResult.
     ValueError
         If the fit did not converge, is of a stochastic objective, or has no mode near it; if more than 10,000
-        parameters have a Hessian that is not near a diagonal plus few directions; or if `draws` is below 1.
+        parameters have a Hessian that is not close to a diagonal plus a low rank; or if `draws` is below 1.
     """
     check_fit(fit)
     if not isinstance(draws, int | np.integer) or draws < 1:
@@ -230,8 +230,8 @@ def _leave_edges(
 ) -> np.ndarray:
     """Return a point from which Newton's steps lead to the mode.
 
-    A MAP estimate at the edge of its support, as a scale of 0, lies anywhere far out in the unconstrained space, where
-    the log Jacobian slopes evenly and the Hessian tells of nothing. A search by gradients comes back from there.
+    A MAP estimate at the edge of its support, such as a scale of 0, lies anywhere far out in the unconstrained space,
+    where the log Jacobian slopes evenly and the Hessian is uninformative. A search by gradients comes back from there.
     """
     vector = np.asarray(layout.join(unconstrained))
     model = objective.model
@@ -255,15 +255,16 @@ def check_fit(fit: Any) -> None:
         raise TypeError(f"Expected a MAPResult, got {type(fit).__name__}. Pass what find_map returns.")
     if fit.objective.stochastic:
         raise ValueError(
-            "The objective draws random numbers (pm.Minibatch), and a part of the data has not the curvature of all. "
-            "Fit the model with all its data, from this estimate: find_map(model, initvals=fit.unconstrained)."
+            "The objective draws random numbers (pm.Minibatch), and a minibatch does not have the curvature of the "
+            "full data. Fit the model with all its data, from this estimate: "
+            "find_map(model, initvals=fit.unconstrained)."
         )
     if fit.status in (Status.UNBOUNDED, Status.PLATEAU):
         raise ValueError(f"There is no mode to expand around. {fit.message}")
     if fit.status not in (Status.CONVERGED, Status.STALLED):
         raise ValueError(
             f"The fit has not converged, so there is no mode to expand around. {fit.message} "
-            "Go on from it by find_map(model, initvals=fit.unconstrained)."
+            "Continue from it with find_map(model, initvals=fit.unconstrained)."
         )
 
 
@@ -291,16 +292,16 @@ def _find_mode(curvature: Curvature, vector: np.ndarray) -> tuple[np.ndarray, fl
             return vector, loss, spectrum
         zero = precision**FLAT if close else zero
     raise ValueError(
-        f"{MAX_HESSIANS} Newton steps from the fit have reached no mode of the density in the unconstrained space; the "
-        f"largest derivative is {np.max(np.abs(gradient)):.2g}. There may be none, as where a scale goes to zero: give "
-        "it a prior away from zero, or sample the posterior."
+        f"No mode of the density in the unconstrained space was found within {MAX_HESSIANS} Newton steps from the "
+        f"fit; the largest derivative is {np.max(np.abs(gradient)):.2g}. There may be none, for example when a scale "
+        "goes to zero: give it a prior that is 0 at 0, or sample the posterior."
     )
 
 
 def _descend(curvature, spectrum, vector, loss, gradient, limit):
     """Take steps with one Hessian for as long as each is much shorter than the last.
 
-    Of a decrement below `limit`, rounding hides what the loss decreases by, and the slope tells.
+    With a decrement below `limit`, rounding hides what the loss decreases by, and the slope decides.
     """
     step, decrement = spectrum.find_step(gradient)
     while decrement > 0:

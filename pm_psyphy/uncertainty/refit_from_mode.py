@@ -41,8 +41,8 @@ def refit(
     Parameters
     ----------
     near : Gaussian
-        Of the objective to fit. At its mode each fit begins; in coordinates of its factor, parameters have about the
-        curvature 1.
+        The Gaussian of the objective to fit. Each fit begins at its mode; in coordinates of its factor, parameters have
+        about the curvature 1.
     take : callable
         Given the numbers of B data sets, returns the data that differ among them by name, each (B, ...). They have
         the shapes and types of those of the objective.
@@ -110,7 +110,7 @@ def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], fa
     Returns
     -------
     Objective
-        Of one parameter, (Q,). It is compiled once for all modes and factors.
+        An objective of one parameter, (Q,). It is compiled once for all modes and factors.
     """
     program = objective.program
     whitened = program.remember(("whitened", layout), lambda: _whiten_program(program, layout))

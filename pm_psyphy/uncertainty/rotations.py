@@ -20,7 +20,7 @@ def find_orbit(
 ) -> tuple[tuple[str, ...], float]:
     """Return the variables whose rotations are what is flat around a mode, and the volume of all rotations of it.
 
-    Weights W (.., E) and W Q give the same covariances for any orthogonal Q. Around the manifold of these W Q, of
+    Weights W (..., E) and W Q give the same covariances for any orthogonal Q. Around the manifold of these W Q, of
     E (E - 1) / 2 dimensions if the weights have so many rows, the density is everywhere as around W.
 
     Parameters
@@ -36,7 +36,7 @@ def find_orbit(
     Returns
     -------
     names : tuple of str
-        By value-variable name. None if rotations are not all that is flat, or change the loss.
+        By value-variable name. Empty if something else is flat, too, or if rotations change the loss.
     log_volume : float
         0 without names.
     """
@@ -69,7 +69,7 @@ def log_orbit_density(params: Mapping[str, Any], names: Sequence[str], layout: L
     ----------
     params : dict of str to array
     names : sequence of str
-        Of the variables that rotate.
+        The variables that rotate.
     layout : Layout
     flat : array, (P, k)
         What is flat at the mode; the plane is orthogonal to it.
@@ -89,7 +89,7 @@ def log_orbit_density(params: Mapping[str, Any], names: Sequence[str], layout: L
 
 
 def _move(weights: Any) -> Any:
-    """Return where weights (.., E) go for each generator of a rotation, (E (E - 1) / 2, .., E)."""
+    """Return where weights (..., E) go for each generator of a rotation, (E (E - 1) / 2, ..., E)."""
     n = np.shape(weights)[-1]
     rows, columns = np.triu_indices(n, 1)
     generators = np.zeros((len(rows), n, n))

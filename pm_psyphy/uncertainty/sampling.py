@@ -54,17 +54,17 @@ def sample(
     BlackJAX's NUTS runs on the compiled density, in coordinates of the Laplace approximation at the mode, in which
     the posterior is about a standard normal. So little is left to tune: the step size, and a diagonal metric.
 
-    The rotations of a Wishart process's weights, which change no covariance, are not walked along: the chains stay on
-    a plane across them, on which each point counts for as much as the rotations of it do. What does not depend on the
-    rotation, as covariances, thresholds and all predictions, has the posterior of `pm.sample`, and the weights are all
-    rotated like those of the fit.
+    Rotations of a Wishart process's weights change no covariance, and the chains do not walk along them: they stay on a
+    plane across them, and each point there is weighted by the volume of its rotations. Everything that does not depend
+    on the rotation (covariances, thresholds, predictions) has the same posterior as under `pm.sample`. The weights
+    themselves all have the rotation of the fit.
 
     Parameters
     ----------
     fit : MAPResult or LaplacePosterior
         Converged.
     draws, tune : int
-        Of each chain: what is kept after tuning, and the steps of tuning.
+        For each chain: how many draws to keep, and how many steps of tuning come before them.
     chains : int
     target_accept : float
         In (0, 1); larger is slower, with fewer divergences.
@@ -232,7 +232,8 @@ def _span(near: Gaussian) -> tuple[Any, np.ndarray]:
         return near.factor, near.flat
     if isinstance(near.factor, LowRankFactor):
         raise ValueError(
-            f"{near.n_flat} directions of {len(near.flat):,} parameters change nothing at the mode. Give each a prior."
+            f"The posterior is flat along {near.n_flat} direction{'s' * (near.n_flat != 1)} of {len(near.flat):,} "
+            "parameters at the mode. Give the parameters involved proper priors."
         )
     # What is flat for another reason has bounds somewhere, and is walked along.
     return np.concatenate([near.factor, near.flat], axis=1), near.flat[:, :0]
@@ -261,6 +262,6 @@ def _warn_of_divergences(diverging: np.ndarray) -> None:
     if diverging.any():
         warnings.warn(
             f"{diverging.sum():,} of {diverging.size:,} draws diverged: some of the posterior was not reached. Raise "
-            "target_accept, or declare the model's scales otherwise.",
+            "target_accept, or reparameterise the model (for example non-centred).",
             stacklevel=3,
         )

@@ -99,7 +99,7 @@ def test_models_that_cannot_be_fitted(model, error, message):
         (
             {"var_names": ["nu"]},
             ValueError,
-            "var_names holds 'nu', which the model does not. It has mu, sigma, variance",
+            "var_names contains 'nu', which is not in the model. It has mu, sigma, variance",
         ),
         ({"device": "abacus"}, ValueError, "JAX has no device 'abacus' here; it has cpu"),
     ],
@@ -136,7 +136,7 @@ def test_a_start_outside_the_domain_names_the_variable():
         psy.find_map(model, initvals={"rate": -0.5})
     assert psy.find_map(model, initvals={"rate": 0.5}).converged
     # PyMC's own start is none of the user's making, so that others are tried.
-    assert "several starts" in psy.find_map(model).message
+    assert "another start" in psy.find_map(model).message
 
 
 def test_an_index_out_of_bounds_is_an_error_and_not_a_silent_clamp():

@@ -283,5 +283,5 @@ def test_minibatches_are_refused():
     batch = pm.Minibatch(np.zeros(10), batch_size=2)
     with pm.Model() as model:
         pm.Normal("y", pm.Normal("mu"), 1, observed=batch, total_size=10)
-    with pytest.raises(ValueError, match="The model draws minibatches"):
+    with pytest.raises(ValueError, match="The model uses pm.Minibatch"):
         psy.find_maps(model, {"y": np.zeros((2, 10))})

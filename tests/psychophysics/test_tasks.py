@@ -217,8 +217,8 @@ def test_a_psychometric_function_is_fitted_as_scipy_fits_it():
     ("call", "message"),
     [
         (lambda: psy.psychometric(1.0, 0.0, slope=1.0, shape="probit"), "no psychometric function 'probit'. Pass one"),
-        (lambda: psy.psychometric(1.0, 0.0), "Give either slope"),
-        (lambda: psy.psychometric(1.0, 0.0, slope=1.0, width=1.0), "Give either slope"),
+        (lambda: psy.psychometric(1.0, 0.0), "slope and width are both missing"),
+        (lambda: psy.psychometric(1.0, 0.0, slope=1.0, width=1.0), "slope and width are both given"),
         (
             lambda: psy.psychometric(1.0, 0.0, slope=1.0, guess_rate=0.5, proportion=0.4),
             "proportion is 0.4, which the function never reaches: it rises from the guess rate 0.5 to 1",

@@ -78,8 +78,8 @@ def test_a_table_cannot_be_changed():
         ({"response": [1, 2, 0]}, "The response in row 1 is 2. Responses are 0 or 1, or correct or incorrect"),
         ({"response": ["correct", "yes", "incorrect"]}, "The response in row 1 is yes"),
         ({"response": [1.0, 0.0, np.nan]}, "The response in row 2 is nan"),
-        ({"response": [1, 0]}, "Lengths differ: reference 3, comparison 3, response 2"),
-        ({"response": [], "reference": np.zeros((0, 2)), "comparison": np.zeros((0, 2))}, "The table holds no trial"),
+        ({"response": [1, 0]}, "The lengths differ: reference 3, comparison 3, response 2"),
+        ({"response": [], "reference": np.zeros((0, 2)), "comparison": np.zeros((0, 2))}, "The table has no trials"),
         ({"comparison": [[0, 0], [0, np.nan], [0, 0]]}, "The comparison in row 1 is not a finite number"),
         ({"comparison": [[0, 0], [0, 0], [0, 3]]}, "The comparison in row 2 is 3 in dimension 2, outside -1 to 1"),
         ({"comparison": [[0], [0], [0]]}, "References have 2 dimensions, comparisons 1"),
@@ -106,7 +106,7 @@ def test_a_table_cannot_be_changed():
         ({"comparison": [[0, 0], [0, np.inf], [0, 0]]}, "The comparison in row 1 is not a finite number"),
         ({"comparison": [[0, 0], [0], [0, 0]]}, "'comparison' has rows of different lengths"),
         ({"comparison": np.zeros((3, 2), complex)}, "'comparison' is of type complex128"),
-        ({"columns": {"observer": ["a", "b"]}}, r"Lengths differ: .*observer 2"),
+        ({"columns": {"observer": ["a", "b"]}}, r"The lengths differ: .*observer 2"),
         ({"columns": {"observer": "abc"}}, r"columns\['observer'\] has shape \(\)"),
         (
             {"columns": {"time": np.ma.masked_array([1, 2, 3], mask=[1, 0, 0])}},
@@ -182,7 +182,7 @@ def test_a_table_is_checked_however_it_is_made():
     points = np.zeros((2, 1))
     with pytest.raises(ValueError, match="The response in row 0 is 5"):
         Trials(points, points, np.array([5, 7]), domain)
-    with pytest.raises(ValueError, match="The domain has 1 dimensions, the stimuli 2"):
+    with pytest.raises(ValueError, match="The domain has 1 dimensions, but the stimuli have 2"):
         Trials(np.zeros((2, 2)), np.zeros((2, 2)), np.array([0, 1]), domain)
     with pytest.raises(TypeError, match="domain is a tuple. Pass a Domain"):
         Trials(points, points, np.array([0, 1]), ([-1], [1]))
@@ -202,11 +202,11 @@ SAVED = {
     [
         ({"reference": np.full((2, 1), np.nan)}, "The reference in row 0 is not a finite number"),
         ({"response": [5, 7]}, "The response in row 0 is 5"),
-        ({"response": [0, 1, 1]}, "Lengths differ: reference 2, comparison 2, response 3"),
+        ({"response": [0, 1, 1]}, "The lengths differ: reference 2, comparison 2, response 3"),
         ({"comparison": [[0.0], [1.5]]}, "The comparison in row 1 is 1.5 in dimension 1, outside -1 to 1"),
         ({"low": [2.0]}, "Pass a lower and a higher end"),
         ({"low": [-1.0, -1.0], "high": [1.0, 1.0]}, "The domain has 2 dimensions, the stimuli 1"),
-        ({"column_time": [1.0, 2.0, 3.0]}, "Lengths differ: .*time 3"),
+        ({"column_time": [1.0, 2.0, 3.0]}, "The lengths differ: .*time 3"),
         ({"comparison": np.array([["a"], ["b"]])}, "The comparison in row 0 is 'a'"),
     ],
 )
@@ -261,7 +261,7 @@ def test_a_row_of_a_frame_is_named_by_its_label_too():
     with pytest.raises(ValueError, match=r"The response in row 1 \(index 2\) is 7"):
         Trials.from_frame(frame, **NAMES)
     twice = pd.DataFrame([[0.1, 0.2, 0.3, 1]], columns=["a", "a", "b", "y"])
-    with pytest.raises(ValueError, match="There are 2 columns 'a'"):
+    with pytest.raises(ValueError, match="There are 2 columns called 'a'"):
         Trials.from_frame(twice, reference="a", comparison="b", response="y")
 
 
@@ -269,7 +269,7 @@ def test_a_selection_by_a_masked_array_is_an_error():
     trials = Trials.from_arrays([0.1, 0.2], [0.3, 0.4], [1, 0])
     with pytest.raises(ValueError, match="'rows' has 1 masked values"):
         trials[np.ma.masked_array([True, True], mask=[0, 1])]
-    with pytest.raises(ValueError, match="The selection holds no trial"):
+    with pytest.raises(ValueError, match="The selection has no trials"):
         trials[[]]
     assert len(trials[pd.Series([True, False])]) == 1
     np.testing.assert_array_equal(trials[-1].response, [0])
@@ -335,7 +335,7 @@ def test_what_is_no_plain_file_is_named_by_its_rows(tmp_path):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("ref,cmp,corr\n", {}, "The table holds no trial"),
+        ("ref,cmp,corr\n", {}, "The table has no trials"),
         ("", {}, "trials.csv is empty. Pass a file with a header"),
         ("ref;cmp;corr\n1;2;1\n", {}, r"There is no column 'ref'. .* Pass sep=';'"),
         (
@@ -348,14 +348,14 @@ def test_what_is_no_plain_file_is_named_by_its_rows(tmp_path):
         (
             "ref;cmp;corr\n0,5;2,5;1\n",
             {"sep": ";"},
-            r"'ref' in line 2 of .* holds '0,5', one number or two.*decimal=','",
+            r"'ref' in line 2 of .* holds '0,5', which may be the number 0.5 or the point \(0, 5\).*decimal=','",
         ),
         (
             "ref;cmp;corr\n1;2,5;1\n1;2;1\n",
             {"sep": ";"},
             "1 dimensions, the first one 2. If its numbers have a decimal",
         ),
-        ('ref,cmp,corr\n"0,05","0,1",1\n', {}, "holds '0,05', one number or two"),
+        ('ref,cmp,corr\n"0,05","0,1",1\n', {}, "holds '0,05', which may be the number 0.05"),
         ("ref,cmp,corr\ndeg,deg,0/1\n1,2,1\n", {}, r"in line 2 of .* is 'deg'.*leave these lines out: skiprows=\[1\]"),
         (" ref ,cmp,corr\n1,2,1\n", {}, "There is no column 'ref'.* Did you mean ' ref '"),
         ("Ref,cmp,corr\n1,2,1\n", {}, "Did you mean 'Ref'"),
@@ -422,7 +422,7 @@ def test_a_file_is_named_by_its_lines_and_columns(tmp_path):
 
 
 def test_an_empty_selection_is_an_error():
-    with pytest.raises(ValueError, match="The selection holds no trial"):
+    with pytest.raises(ValueError, match="The selection has no trials"):
         Trials.from_arrays([[0.0]], [[0.5]], [1])[np.array([False])]
 
 

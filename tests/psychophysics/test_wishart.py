@@ -92,7 +92,7 @@ def test_a_search_does_not_begin_at_the_saddle():
         ({"diag_term": -1e-6}, "diag_term is -1e-06. Pass a number of at least 0"),
         (
             {"weights": np.zeros((5, 5, 2, 2))},
-            r"weights have shape \(5, 5, 2, 2\), the field needs \(..., 5, 5, 2, 3\)",
+            r"weights has shape \(5, 5, 2, 2\), but the field needs \(..., 5, 5, 2, 3\)",
         ),
     ],
 )
@@ -106,8 +106,8 @@ def test_bad_settings_are_named(arguments, message):
     [
         ([[0.0, 0.0], [0.0, 1.5]], r"point at index \(1,\) holds 1.5, outside \[-1, 1\]. Rescale"),
         ([[np.nan, 0.0]], r"point at index \(0,\) holds nan"),
-        ([[0.0, 0.0, 0.0]], r"Points have shape \(1, 3\), the field has 2 dimensions"),
-        (0.5, r"Points have shape \(\), the field has 2 dimensions"),
+        ([[0.0, 0.0, 0.0]], r"The points have shape \(1, 3\), but the field has 2 dimensions"),
+        (0.5, r"The points have shape \(\), but the field has 2 dimensions"),
     ],
 )
 @pytest.mark.parametrize("as_data", [False, True], ids=["array", "pm.Data"])

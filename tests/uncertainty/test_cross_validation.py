@@ -105,12 +105,15 @@ def test_a_setting_that_cannot_be_fitted_is_named_and_the_others_are_kept():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"folds": 1}, "folds is 1, of 60 rows. Pass a whole number from 2 to 60"),
-        ({"folds": 61}, "folds is 61, of 60 rows. Pass a whole number from 2 to 60"),
+        ({"folds": 1}, "folds is 1, but there are 60 rows. Pass a whole number from 2 to 60"),
+        ({"folds": 61}, "folds is 61, but there are 60 rows. Pass a whole number from 2 to 60"),
         ({"folds": [0, 1]}, r"folds has shape \(2,\). Pass a number, or a label for each of the 60 rows"),
         ({"folds": ["a"] * N}, "All rows are in the fold 'a'"),
         ({"dim": "row"}, "No observed variable has the dim 'row'; theirs are trial"),
-        ({"grid": {"decay": [1.0]}}, "The grid has 'decay', which is no data of the model; those are scale. Declare"),
+        (
+            {"grid": {"decay": [1.0]}},
+            "The grid has 'decay', which is not pm.Data in the model \\(data: scale\\). Declare",
+        ),
         ({"grid": {"scale": []}}, r"The grid has \[\] for 'scale'. Pass a sequence of values"),
         ({"grid": {"scale": 1.0}}, "The grid has 1.0 for 'scale'. Pass a sequence of values"),
     ],

@@ -273,7 +273,7 @@ def test_no_mode_in_the_unconstrained_space_is_an_error():
         pm.Potential("slow", -pt.log1p((sigma - 1) ** 2) / 4)
     fit = psy.find_map(model, initvals={"sigma": 1.2})
     np.testing.assert_allclose(fit["sigma"], 1.0, atol=1e-5)
-    with pytest.raises(ValueError, match="no mode of the density in the unconstrained space"):
+    with pytest.raises(ValueError, match="No mode of the density in the unconstrained space"):
         psy.laplace(fit)
 
 
@@ -375,7 +375,7 @@ def test_refits_and_chains_run_in_coordinates_of_few_directions(monkeypatch):
     low = psy.laplace(fit)
     ratio = tree["posterior"]["slopes"].std(("chain", "draw")).to_numpy() / low.standard_errors["slopes"]
     assert abs(ratio.mean() - 1) < 0.1
-    with pytest.raises(ValueError, match="1 directions of 302 parameters change nothing at the mode"):
+    with pytest.raises(ValueError, match="flat along 1 direction of 302 parameters at the mode"):
         psy.sample(psy.find_map(flat_data()))
 
 
