@@ -4,7 +4,7 @@ The rooms of this package; each imports only rooms below it:
 
 - ``plots``: figures of fields, thresholds and psychometric functions.
 - ``reports``: what is read off a fit: thresholds in every direction, goodness of fit.
-- ``uncertainty``: how sure an estimate is: Laplace, bootstrap, cross-validation, NUTS.
+- ``uncertainty``: how sure an estimate is: draws of the posterior by several methods, bootstrap, cross-validation.
 - ``fitting``: the verbs: `find_map` for one model, `find_maps` for many data sets, `precompile`.
 - ``results``: what a fit gives back: `MAPResult`, `MAPResults`, `Draws`, as mappings and DataTrees.
 - ``optimizing``: optimisers and the compiled loop that searches for the minimum; how a search ended.
@@ -57,6 +57,7 @@ from pm_psyphy.rows.processes import join_processes
 from pm_psyphy.uncertainty.bootstrap import bootstrap
 from pm_psyphy.uncertainty.cross_validation import cross_validate
 from pm_psyphy.uncertainty.laplace import laplace
+from pm_psyphy.uncertainty.posterior import posterior
 from pm_psyphy.uncertainty.sampling import sample
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ __all__ = [
     "place_comparisons",
     "plots",
     "point_of_subjective_equality",
+    "posterior",
     "precompile",
     "psychometric",
     "psychometric_inverse",

@@ -38,6 +38,28 @@ def without_traces(function: Callable[..., Any]) -> Any:
     return pytensor.config.change_flags(traceback__limit=0)(function)
 
 
+class Hold(Op):
+    """The input itself; where JAX's compiler would compute it anew for each that needs it, it is kept in memory."""
+
+    __props__ = ()
+    view_map = {0: [0]}  # noqa: RUF012 (by PyTensor's declaration)
+
+    def make_node(self, *inputs: Any) -> Apply:
+        """Return a node of an output of the input's type."""
+        return Apply(self, list(inputs), [inputs[0].type()])
+
+    def perform(self, node: Any, inputs: Any, output_storage: Any) -> None:
+        """Return the input."""
+        output_storage[0][0] = inputs[0]
+
+    def infer_shape(self, node: Any, shapes: Any) -> Any:
+        """Return the input's shape."""
+        return shapes
+
+
+HOLD = Hold()
+
+
 class RowFunction(FinalizedOpFromGraph):
     """Outputs (N,) whose n-th element depends on the n-th elements of the inputs (N,) only; see `make_row_function`.
 
@@ -51,6 +73,8 @@ class RowFunction(FinalizedOpFromGraph):
     ):
         self.maker, self.arguments, self.value = maker, inputs, value
         self.derive, self.find_scales, self.draw_examples = derive, find_scales, draw_examples
+        self.find_nearby: Callable[[], RowFunction] | None = None
+        """Returns a cheaper op that is near this one, of the same inputs and outputs."""
         self.kernels: dict[int, Kernel | str] = {}
         """By the number of outputs: their machine code, or why there is none."""
         n_outputs = len(inputs) + 1
@@ -140,7 +164,9 @@ class RowFunction(FinalizedOpFromGraph):
                 "PyTensor cannot differentiate this likelihood twice. Let JAX do it, from the gradient: "
                 "jax.jacfwd(lambda params: objective.value_and_grad(params)[1])."
             )
-        return [seed * derivative for derivative in outputs[1:]]
+        # Each derivative is multiplied by the seed, which may have taken long to compute.
+        held = HOLD(seed)
+        return [held * derivative for derivative in outputs[1:]]
 
 
 @without_traces

@@ -24,7 +24,7 @@ from pytensor.tensor.shape import Shape, Shape_i
 from pytensor.tensor.subtensor import AdvancedIncSubtensor, BaseSubtensor, IncSubtensor
 from pytensor.tensor.type import TensorType
 
-from pm_psyphy.common.row_function import RUN_ONCE, RowFunction
+from pm_psyphy.common.row_function import RUN_ONCE, Hold, RowFunction
 from pm_psyphy.compiling.host_ops import run_on_host
 from pm_psyphy.compiling.model_graph import Tensor, name_op
 from pm_psyphy.compiling.row_loops import run_rows
@@ -144,6 +144,8 @@ def _find_own(node: Any) -> Callable | None:
 
     if isinstance(node.op, Elemwise) and isinstance(node.op.scalar_op, Softplus):
         return _softplus
+    if isinstance(node.op, Hold):
+        return _hold
     if isinstance(node.op, Shape):
         return lambda x: np.array(np.shape(x), np.int64)
     if isinstance(node.op, Shape_i):

@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 import pytensor
+from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import ancestors
 
+from pm_psyphy.common.row_function import RowFunction
 from pm_psyphy.compiling.jax_linker import IndexLimit, OpNotInJAX, translate
 from pm_psyphy.compiling.model_graph import FREEZING, LiftedGraph, find_shared, lift, name_op, read_data
 from pm_psyphy.compiling.row_weights import WEIGHTS, WeightedDensity, write_weighted_log_density
@@ -53,6 +55,10 @@ class Program:
     """Whether the log Jacobian of the transforms is a part of it."""
     weighted_dim: str | None = None
     """Along which each row has a weight."""
+    check_bounds: bool = True
+    """Whether parameters outside their support have the log probability -inf."""
+    is_derived: bool = False
+    """Whether its functions are made of another program's, and are not what the graph says."""
     row_axes: Mapping[str, int] = field(default_factory=dict)
     """The axis of the rows, of each of the data that have them; proved from the graph."""
     compiled: Compiled = field(default_factory=Compiled)
@@ -64,9 +70,21 @@ class Program:
             functions[key] = make()
         return functions[key]
 
+    @cached_property
+    def value_alone(self) -> Callable[[Params, Data, Any], jax.Array]:
+        """`value`, without computing derivatives on the way to it where that can be."""
+        if self.is_derived:
+            return self.value
+        (loss,) = self.graph.outputs
+        dtype = np.result_type(*(p.dtype for p in self.graph.parameters))
+        # It may be asked for while JAX traces; its constants are numbers all the same.
+        with jax.ensure_compile_time_eval():
+            function = translate(self.graph.inputs, [loss], check_bounds=self.check_bounds, on_host=set(self.on_host))
+        return call_by_name(function, self.graph, lambda out: out[0].astype(dtype))
+
     def derive(self, value: Callable, value_and_grad: Callable) -> "Program":
         """Return a program of the same model with other functions, of which nothing is compiled yet."""
-        return replace(self, value=value, value_and_grad=value_and_grad, compiled=Compiled())
+        return replace(self, value=value, value_and_grad=value_and_grad, compiled=Compiled(), is_derived=True)
 
     @property
     def stochastic(self) -> bool:
@@ -161,6 +179,7 @@ def build_program(
                     variables=list_variables(model),
                     jacobian=jacobian,
                     weighted_dim=weighted_dim,
+                    check_bounds=model.check_bounds,
                     row_axes={name: density.rows[v] for name, v in graph.sources.items() if v in density.rows},
                 )
             accept(program, start, read_program_data(program, values))
@@ -175,6 +194,41 @@ def build_program(
             )
         return program
     raise NoRoute(errors)
+
+
+def approximate_rows(program: Program) -> Program:
+    """Return a program of the cheap functions near its row functions, for samplers; itself, if it has none.
+
+    Parameters
+    ----------
+    program : Program
+
+    Returns
+    -------
+    Program
+        Of the same parameters and data.
+    """
+
+    def make() -> Program:
+        if program.is_derived:
+            return program
+        nodes = [v.owner for v in ancestors(program.graph.outputs) if v.owner is not None]
+        near = {
+            old: new
+            for node in dict.fromkeys(nodes)
+            if isinstance(node.op, RowFunction) and node.op.find_nearby is not None
+            for old, new in zip(node.outputs, node.op.find_nearby()(*node.inputs), strict=True)
+        }
+        if not near:
+            return program
+        outputs = clone_replace(program.graph.outputs, replace=near, rebuild_strict=False)
+        graph, on_host = replace(program.graph, outputs=outputs), set(program.on_host)
+        with pytensor.config.change_flags(traceback__limit=0):
+            compiled = _compile_route(program.route, graph, program.freeze, on_host, program.check_bounds)
+        functions = {"value": compiled.value, "value_and_grad": compiled.value_and_grad}
+        return replace(program, graph=graph, compiled=compiled.compiled, **functions)
+
+    return program.remember("approximate rows", make)
 
 
 def read_program_data(program: Program, values: Mapping[Any, Any] | None = None) -> dict[str, Any]:

@@ -91,3 +91,16 @@ def _find_least_pivot(d: int, upper: Sequence[Any]) -> Any:
                 rest[i, j] = rest[i, j] - rest[k - 1, i] * rest[k - 1, j] / pivot
         least = pt.minimum(least, rest[k, k])
     return least
+
+
+def read_entry(covariances: Any, i: int, j: int) -> Any:
+    """Return the entries (...) in row i and column j of covariances (..., D, D), as they were before they were stacked.
+
+    Parameters
+    ----------
+    covariances : tensor, (..., D, D)
+        Those of a `WishartProcess` have their entries with them.
+    i, j : int
+    """
+    entries = getattr(covariances.tag, "entries", None)
+    return covariances[..., i, j] if entries is None else entries[i][j]

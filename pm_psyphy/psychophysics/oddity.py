@@ -13,6 +13,7 @@ same three stimuli, T = 3 I - 3/4 S.
 from functools import partial
 from typing import Any
 
+from pm_psyphy.psychophysics.covariances import read_entry
 from pm_psyphy.psychophysics.oddity_line import line_op
 from pm_psyphy.psychophysics.oddity_plane import plane_op
 from pm_psyphy.psychophysics.oddity_space import space_op
@@ -136,7 +137,7 @@ def log_incorrect(difference: Any, s0: Any, s1: Any, nodes: tuple[int, ...] | No
             f"nodes is {chosen}. Pass {len(default)} positive whole number{'s' * (d > 1)} for {d} dimensions."
         )
     entries = [difference[..., i] for i in range(d)]
-    entries += [s[..., i, j] for s in (s0, s1) for i in range(d) for j in range(i, d)]
+    entries += [read_entry(s, i, j) for s in (s0, s1) for i in range(d) for j in range(i, d)]
     entries = pt.broadcast_arrays(*(pt.cast(entry, s0.dtype) for entry in entries))
     shape = [entries[0].shape[i] for i in range(entries[0].ndim)]
     op = make_op(*chosen, entries[0].dtype)

@@ -11,6 +11,7 @@ from scipy import special
 
 from pm_psyphy.common.row_function import make_row_function
 from pm_psyphy.psychophysics.covariances import draw_examples, find_scales
+from pm_psyphy.psychophysics.oddity_fitted import fitted_plane_op
 from pm_psyphy.psychophysics.tensor import grad, graph_replace, pt
 
 # Where the nodes begin to gather around the directions that matter, in units of about d'^2.
@@ -40,7 +41,9 @@ def plane_op(n_w: int, n_u: int, dtype: str) -> Any:
         return integral + offset, lambda: pull_back(outputs, cotangents, list(entries))
 
     maker = plane_op, n_w, n_u, dtype
-    return make_row_function(evaluate, 8, dtype, partial(find_scales, 2), partial(draw_examples, 2, dtype), maker)
+    op = make_row_function(evaluate, 8, dtype, partial(find_scales, 2), partial(draw_examples, 2, dtype), maker)
+    op.find_nearby = partial(fitted_plane_op, dtype)
+    return op
 
 
 def _whiten_plane(x1, x2, a11, a12, a22, b11, b12, b22) -> tuple[list[Any], Any]:

@@ -152,6 +152,8 @@ class WishartProcess:
         for i in range(self.input_dim):
             entries[i][i] = entries[i][i] + self.diag_term
         covariances = pt.stack([pt.stack(row, axis=-1) for row in entries], axis=-2)
+        # What takes the matrix apart finds the entries here: they and their gradients need not be stacked.
+        covariances.tag.entries = entries
         # By it `threshold_contours` finds what was tested.
         covariances.tag.points = x
         return covariances
@@ -168,7 +170,9 @@ class WishartProcess:
             u = pt.moveaxis(pt.sum(products[..., :, None] * flat, axis=-2), -1, 0)
         else:
             shape = [products.shape[i] for i in range(products.ndim - 1)]
-            u = (flat.T @ products.reshape((-1, n_products)).T).reshape((d * e, *shape))
+            u = flat.T @ products.reshape((-1, n_products)).T
+            parts = pt.split(u, [1] * (d * e), n_splits=d * e, axis=0)
+            u = [part.reshape(shape) for part in parts]
         return [[u[i * e + j] for j in range(e)] for i in range(d)]
 
 

@@ -1,6 +1,6 @@
 """A fit in; the Gaussian that has its mode and curvature, its draws and its evidence come out."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from pm_psyphy.results.map_result import MAPResult
 from pm_psyphy.rows.spare_rows import arrange_rows
 from pm_psyphy.uncertainty.curvature import DIRECTIONS, Curvature, measure_curvature
 from pm_psyphy.uncertainty.hessian_spectrum import Spectrum, decompose, sum_over_columns
+from pm_psyphy.uncertainty.pareto_smoothing import POOR_K, smooth_weights
 from pm_psyphy.uncertainty.rotations import find_orbit
 
 MAX_HESSIANS = 50
@@ -31,13 +32,9 @@ CLOSE = 1e-8
 # An eigenvalue of the Hessian, scaled to a diagonal of ones, is zero below eps ** FLAT. With a Hessian that is not yet
 # the mode's, it may be below eps ** SUSPECT.
 FLAT, SUSPECT = 0.6, 0.3
-# Above this k-hat, importance weights have no usable variance (Vehtari, Simpson, Gelman, Yao and Gabry, 2024).
-POOR_K = 0.7
 # An unconstrained value beyond it is at the edge of its support, or very near; so many steps lead back from there.
 FAR, STEPS_BACK = 10.0, 2000
 OPTIMIZER = lbfgs()
-# Log ratios that differ by less are those of a posterior that is this Gaussian.
-EQUAL = 1e-6
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -121,25 +118,13 @@ class LaplacePosterior(Draws, Gaussian):
         It evaluates the density at each draw. Flat directions play no part. -inf where the posterior is this Gaussian,
         inf where no weights are usable.
         """
-        from arviz_stats.base import array_stats
-
         program = self.laid.program
         run = program.remember(
-            "losses of draws", lambda: over_draws(lambda params, data: program.value(params, data, None))
+            "losses of draws", lambda: over_draws(lambda params, data: program.value_alone(params, data, None))
         )
         losses = run(self.unconstrained, self.laid.data)
-        log_ratios = 0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float)
-        finite = np.where(np.isfinite(log_ratios), log_ratios, -np.inf)
-        if not np.isfinite(finite).any():
-            return np.inf
-        if np.ptp(log_ratios) < EQUAL:
-            return -np.inf
-        try:
-            k = float(array_stats.psislw(finite - finite.max())[1])
-        except ValueError:
-            # Of so few draws, or of ratios so equal, that no tail can be fitted.
-            return np.inf
-        return np.inf if np.isnan(k) else k
+        _, k = smooth_weights(0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float))
+        return k
 
     @property
     def message(self) -> str:
@@ -189,11 +174,35 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
     check_fit(fit)
     if not isinstance(draws, int | np.integer) or draws < 1:
         raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
-    near = approximate(add_jacobian(fit.objective), fit.unconstrained)
+    return draw_gaussian(find_gaussian(fit), draws, random_seed)
+
+
+def draw_gaussian(near: Gaussian, draws: int, random_seed: Any) -> LaplacePosterior:
+    """Return draws of a Gaussian.
+
+    Parameters
+    ----------
+    near : Gaussian
+    draws : int
+    random_seed : int or numpy.random.Generator, optional
+
+    Returns
+    -------
+    LaplacePosterior
+    """
     layout = find_layout(near.mode)
     noise = np.random.default_rng(random_seed).standard_normal((draws, near.factor.shape[1]))
     steps = np.asarray(near.factor @ noise.T).T
-    return LaplacePosterior(unconstrained=layout.split(layout.join(near.mode) + steps), noise=noise, **vars(near))
+    held = {f.name: getattr(near, f.name) for f in fields(Gaussian)}
+    return LaplacePosterior(unconstrained=layout.split(layout.join(near.mode) + steps), noise=noise, **held)
+
+
+def find_gaussian(fit: MAPResult | Gaussian) -> Gaussian:
+    """Return the Gaussian around the mode in the unconstrained space near a fit."""
+    if isinstance(fit, Gaussian):
+        return fit
+    check_fit(fit)
+    return approximate(add_jacobian(fit.objective), fit.unconstrained)
 
 
 def approximate(objective: Objective, unconstrained: dict[str, np.ndarray]) -> Gaussian:

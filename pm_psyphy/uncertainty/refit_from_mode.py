@@ -112,12 +112,26 @@ def whiten(objective: Objective, layout: Layout, mode: dict[str, np.ndarray], fa
     Objective
         An objective of one parameter, (Q,). It is compiled once for all modes and factors.
     """
-    program = objective.program
-    whitened = program.remember(("whitened", layout), lambda: _whiten_program(program, layout))
+    whitened = whiten_program(objective.program, layout)
     vector = np.asarray(layout.join(mode))
     placed: dict[str, Any] = {MODE: vector, FACTOR: factor.astype(vector.dtype)}
     start = {WHITENED: np.zeros(factor.shape[1], vector.dtype)}
     return replace(objective, program=whitened, start=start, data=objective.data | placed)
+
+
+def whiten_program(program: Program, layout: Layout) -> Program:
+    """Return a program of the coordinates of `whiten`; `MODE` and `FACTOR` are among its data.
+
+    Parameters
+    ----------
+    program : Program
+    layout : Layout
+
+    Returns
+    -------
+    Program
+    """
+    return program.remember(("whitened", layout), lambda: _whiten_program(program, layout))
 
 
 def _whiten_program(program: Program, layout: Layout) -> Program:
@@ -125,7 +139,7 @@ def _whiten_program(program: Program, layout: Layout) -> Program:
         return layout.split(data[MODE] + data[FACTOR] @ params[WHITENED])
 
     def value(params, data, key):
-        return program.value(place(params, data), data, key)
+        return program.value_alone(place(params, data), data, key)
 
     def value_and_grad(params, data, key):
         loss, grads = program.value_and_grad(place(params, data), data, key)

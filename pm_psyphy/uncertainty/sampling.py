@@ -14,19 +14,16 @@ from rich.progress import Progress
 
 from pm_psyphy.compiling.devices import compute_plainly, count_cores
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
-from pm_psyphy.compiling.model_graph import OWN
 from pm_psyphy.compiling.program import Program
 from pm_psyphy.results.draws import Draws
 from pm_psyphy.results.map_result import MAPResult
 from pm_psyphy.rows.memory_blocks import find_place
-from pm_psyphy.uncertainty.hessian_spectrum import LowRankFactor
-from pm_psyphy.uncertainty.laplace import Gaussian, LaplacePosterior, add_jacobian, approximate, check_fit
-from pm_psyphy.uncertainty.refit_from_mode import FACTOR, MODE, WHITENED, whiten
-from pm_psyphy.uncertainty.rotations import log_orbit_density
+from pm_psyphy.uncertainty.laplace import LaplacePosterior, find_gaussian
+from pm_psyphy.uncertainty.refit_from_mode import MODE, whiten
+from pm_psyphy.uncertainty.whitened_density import FLAT, span, write_log_density
 
 # So many draws are made between two looks at the progress bar.
 DRAWS_OF_CHUNK = 100
-FLAT = f"{OWN}flat directions"
 # By PyMC's names.
 STATS = {
     "acceptance_rate": "acceptance_rate",
@@ -93,9 +90,9 @@ def sample(
     """
     _check_settings(draws, tune, chains, target_accept, init)
     blackjax = _import_blackjax()
-    near = _find_gaussian(fit)
+    near = find_gaussian(fit)
     layout = find_layout(near.mode)
-    across, flat = _span(near)
+    across, flat = span(near)
     whitened = whiten(near.laid, layout, near.mode, across)
     data = whitened.data | {FLAT: flat.astype(whitened.data[MODE].dtype)}
     settings = target_accept, init, near.rotating if near.n_flat else ()
@@ -157,7 +154,7 @@ def _compile(
     blackjax: Any, program: Program, layout: Layout, target_accept: float, init: str, rotating: tuple[str, ...]
 ) -> tuple[Callable, Callable]:
     """Return the functions that tune chains and that draw from them, all with a leading axis for the chains."""
-    make_log_density = _write_log_density(program, layout, rotating)
+    make_log_density = write_log_density(program.value, program, layout, rotating)
 
     def tune(key, origin, data, n):
         log_density, (init_key, key) = make_log_density(data), jax.random.split(key)
@@ -190,53 +187,6 @@ def _compile(
         static_argnums=4,
     )
     return tune_all, draw_all
-
-
-def _write_log_density(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Callable:
-    """Return the function that takes data and returns the log density as a function of the position."""
-
-    @jax.custom_vjp
-    def loss(position, data):
-        return program.value({WHITENED: position.astype(data[MODE].dtype)}, data, None).astype(position.dtype)
-
-    def run_forward(position, data):
-        value, grads = program.value_and_grad({WHITENED: position.astype(data[MODE].dtype)}, data, None)
-        return value.astype(position.dtype), grads[WHITENED].astype(position.dtype)
-
-    # The gradient is the program's own, which may be PyTensor's.
-    loss.defvjp(run_forward, lambda gradient, cotangent: (cotangent * gradient, None))
-
-    def make_log_density(data):
-        def log_density(position):
-            density = -loss(position, data)
-            if not rotating:
-                return density
-            params = layout.split(data[MODE] + data[FACTOR] @ position)
-            return density + log_orbit_density(params, rotating, layout, data[FLAT])
-
-        return log_density
-
-    return make_log_density
-
-
-def _find_gaussian(fit: Any) -> Gaussian:
-    if isinstance(fit, LaplacePosterior):
-        return fit
-    check_fit(fit)
-    return approximate(add_jacobian(fit.objective), fit.unconstrained)
-
-
-def _span(near: Gaussian) -> tuple[Any, np.ndarray]:
-    """Return the factor of the coordinates, and the flat directions that they leave out, (P, k)."""
-    if near.rotating or not near.n_flat:
-        return near.factor, near.flat
-    if isinstance(near.factor, LowRankFactor):
-        raise ValueError(
-            f"The posterior is flat along {near.n_flat} direction{'s' * (near.n_flat != 1)} of {len(near.flat):,} "
-            "parameters at the mode. Give the parameters involved proper priors."
-        )
-    # What is flat for another reason has bounds somewhere, and is walked along.
-    return np.concatenate([near.factor, near.flat], axis=1), near.flat[:, :0]
 
 
 def _import_blackjax() -> Any:

@@ -20,7 +20,7 @@ class Recorder:
     """Stands for `jax.jit`: keeps each function of the package that is compiled, and what it is compiled for."""
 
     def __init__(self):
-        self.jit, self.programs = jax.jit, []
+        self.jit, self.programs = jax.jit, {}
 
     def __call__(self, function: Any = None, **settings: Any) -> Any:
         module = getattr(function, "__module__", "")
@@ -36,8 +36,10 @@ class Recorded:
         self.recorder, self.function = recorder, function
 
     def _note(self, arguments: tuple) -> None:
-        if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(arguments)):
-            self.recorder.programs.append((self.function, arguments))
+        leaves, structure = jax.tree.flatten(arguments)
+        if not any(isinstance(leaf, jax.core.Tracer) for leaf in leaves):
+            shapes = tuple((np.shape(leaf), getattr(leaf, "dtype", type(leaf))) for leaf in leaves)
+            self.recorder.programs[id(self.function), structure, shapes] = self.function, arguments
 
     def __call__(self, *arguments: Any) -> Any:
         self._note(arguments)
@@ -69,11 +71,14 @@ def run_all(model: pm.Model, field: psy.WishartProcess) -> None:
     """Do with a model what users do, in few steps."""
     few = {"steps": 3, "progressbar": False}
     fit = psy.find_map(model, progressbar=False)
+    psy.laplace(fit, draws=5, random_seed=1).standard_errors
+    if field.input_dim > 1:
+        # The rest differs by the likelihood only.
+        return
     psy.find_map(model, optimizer="adam", rows=psy.Minibatches(10), **few)
     psy.find_map(model, starts=2, random_seed=1, **few)
     psy.find_maps(model, [{"correct": np.resize([1, 1, 0, 1, right], N_TRIALS)} for right in (0, 1)], **few)
     psy.threshold_contours(fit, field, np.zeros((1, field.input_dim)), n_directions=4)
-    psy.laplace(fit, draws=5, random_seed=1).standard_errors
     psy.bootstrap(fit, n_refits=2, method="parametric", random_seed=1, progressbar=False)
     psy.sample(fit, draws=5, tune=20, chains=2, random_seed=1, progressbar=False)
 
@@ -89,7 +94,7 @@ def test_every_program_can_be_compiled_for_other_devices(n_dims: int, floats: st
     with pytensor.config.change_flags(floatX=floats):
         run_all(*declare_field(n_dims))
     monkeypatch.undo()
-    assert len(recorder.programs) > 5
-    for function, arguments in recorder.programs:
+    assert len(recorder.programs) > 3
+    for function, arguments in recorder.programs.values():
         exported = jax.export.export(function, platforms=["cuda", "tpu"])(*arguments)
         assert set(re.findall(r"custom_call @([\w.]+)", exported.mlir_module())) <= CUSTOM_CALLS

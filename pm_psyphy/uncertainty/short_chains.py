@@ -1,0 +1,289 @@
+"""A Gaussian near a posterior in; draws by many short Hamiltonian chains, which share a step and a metric, come out.
+
+The chains run as one batch in the Gaussian's coordinates. While they tune, they share what they learn: the step by
+their mean acceptance, the metric by the covariance of all of them. All trajectories of a transition are equally long,
+so that no chain waits for another. Where a likelihood has a cheap function near it, trajectories follow that one, and
+the exact one decides whether they are accepted: the draws are of the exact posterior.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import linalg
+
+from pm_psyphy.compiling.flat_parameters import Layout, find_layout
+from pm_psyphy.compiling.program import Program, approximate_rows
+from pm_psyphy.rows.spare_rows import arrange_rows
+from pm_psyphy.uncertainty.hessian_spectrum import LowRankFactor
+from pm_psyphy.uncertainty.laplace import Gaussian
+from pm_psyphy.uncertainty.refit_from_mode import FACTOR, MODE, whiten_program
+from pm_psyphy.uncertainty.whitened_density import FLAT, span, write_log_density
+
+# Transitions before the metric is measured, and again, and before the step is kept.
+WINDOWS = 40, 40, 40
+# What the chains begin with, in standard deviations of the Gaussian.
+SPREAD = 0.6
+# The mean acceptance aimed at, the length of a trajectory in standard deviations, its steps at most.
+ACCEPTANCE, LENGTH, MOST_STEPS = 0.8, 1.8, 64
+FIRST_STEP = 0.25
+# Transitions of one call to the device.
+OF_CHUNK = 20
+# Halvings of a first position at which the density is not finite; at the mode it is.
+MOST_HALVINGS = 60
+# An error of the energy beyond it is a divergence.
+DIVERGED = 1000.0
+
+
+class Walkers(NamedTuple):
+    """Where B chains stand, and how they step."""
+
+    position: Any  # (B, Q)
+    loss: Any  # (B,), by which is decided
+    gradient: Any  # (B, Q), which is followed
+    log_step: Any  # of the next trajectory while tuning
+    log_mean_step: Any  # averaged over the window
+    shortfall: Any  # mean of how far acceptance fell short of what is aimed at
+    log_first_step: Any  # of the window
+    count: Any  # of transitions in the window
+
+
+class Trace(NamedTuple):
+    """What n transitions have left behind."""
+
+    position: Any  # (n, B, Q)
+    loss: Any  # (n, B)
+    acceptance: Any  # (n, B) probability
+    diverged: Any  # (n, B)
+    n_steps: Any  # (n,) of each trajectory
+
+
+class Steps(NamedTuple):
+    """What is compiled."""
+
+    follow: Callable  # of positions and data: losses and gradients that are followed
+    decide: Callable  # of positions and data: losses by which is decided
+    tune: Callable  # of a key, walkers and data: walkers and a trace
+    draw: Callable
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What the chains have left behind."""
+
+    vectors: np.ndarray
+    """(n, B, P), unconstrained."""
+    losses: np.ndarray
+    """(n, B), on the plane across the rotations."""
+    acceptance: float
+    n_divergent: int
+    n_gradients: int
+    """Of each chain, with those of tuning."""
+    interrupted: bool
+
+
+def walk(
+    near: Gaussian,
+    rng: np.random.Generator,
+    n_chains: int,
+    is_enough: Callable[[np.ndarray, np.ndarray], bool],
+    most: int,
+    tell: Callable[[int], None] = lambda n: None,
+) -> Walked:
+    """Let chains walk until that is enough.
+
+    Parameters
+    ----------
+    near : Gaussian
+        The Gaussian of the density in the unconstrained space.
+    rng : numpy.random.Generator
+    n_chains : int
+    is_enough : callable
+        Given the vectors (n, B, P) and losses (n, B) of each chunk, says whether there are enough.
+    most : int
+        Transitions of each chain, after tuning.
+    tell : callable
+        Called with the number of transitions that each chain has made since.
+
+    Returns
+    -------
+    Walked
+        After Ctrl-C what there is by then, if that is past tuning.
+    """
+    layout = find_layout(near.mode)
+    across, flat = span(near)
+    place = Place(np.asarray(layout.join(near.mode), float), across)
+    laid = arrange_rows(near.objective, n_chains)
+    rotating = near.rotating if near.n_flat else ()
+    steps = laid.program.remember(("short chains", layout, rotating), lambda: _compile(laid.program, layout, rotating))
+    dtype = np.asarray(layout.join(near.mode)).dtype
+    data = laid.data | place.write(dtype) | {FLAT: flat.astype(dtype)}
+    keys = iter(jax.random.split(jax.random.key(int(rng.integers(2**31))), len(WINDOWS) + most // OF_CHUNK + 1))
+    positions = _find_finite(steps, SPREAD * rng.standard_normal((n_chains, across.shape[1])), data)
+    step, n_gradients = FIRST_STEP, 0
+    for i, n in enumerate(WINDOWS):
+        walkers = _stand(positions, *steps.follow(positions, data), step)
+        walkers, made = _repeat(steps.tune, next(keys), walkers, data, n)
+        tell(n)
+        n_gradients += int(made.n_steps.sum())
+        step, positions = float(np.exp(walkers.log_mean_step)), walkers.position
+        if i < len(WINDOWS) - 1 and not isinstance(across, LowRankFactor):
+            place, positions = place.measure(made.position[n // 3 :], np.asarray(positions))
+            data = data | place.write(dtype)
+            step = float(np.clip(2 * step, 0.15, 0.6))
+    _, gradients = steps.follow(positions, data)
+    walkers = _stand(positions, steps.decide(positions, data), gradients, step)
+    vectors, parts, interrupted = [], [], False
+    while len(parts) * OF_CHUNK < most:
+        try:
+            walkers, made = _repeat(steps.draw, next(keys), walkers, data, OF_CHUNK)
+            tell(OF_CHUNK)
+            parts.append(made)
+            vectors.append(place.find_vectors(made.position))
+            if is_enough(vectors[-1], made.loss):
+                break
+        except KeyboardInterrupt:
+            if not vectors:
+                raise
+            interrupted = True
+            break
+    every = Trace(*map(np.concatenate, zip(*parts, strict=True)))
+    return Walked(
+        np.concatenate(vectors),
+        every.loss,
+        float(every.acceptance.mean()),
+        int(every.diverged.sum()),
+        n_gradients + int(every.n_steps.sum()),
+        interrupted,
+    )
+
+
+@dataclass(frozen=True)
+class Place:
+    """The coordinates y of the chains: ``center + across @ y`` are parameters."""
+
+    center: np.ndarray
+    across: Any
+
+    def find_vectors(self, positions: np.ndarray) -> np.ndarray:
+        """Return parameters (n, B, P) at positions (n, B, Q)."""
+        flat = positions.reshape(-1, positions.shape[-1])
+        return (self.center + np.asarray(self.across @ flat.T).T).reshape(*positions.shape[:-1], -1)
+
+    def measure(self, positions: np.ndarray, present: np.ndarray) -> tuple["Place", np.ndarray]:
+        """Return coordinates in which positions (n, B, Q) have about the covariance 1, and where (B, Q) are in them."""
+        every = positions.reshape(-1, positions.shape[-1])
+        # As if as many positions as coordinates had been drawn from the Gaussian.
+        n, n_coordinates = every.shape
+        covariance = np.cov(every.T).reshape(n_coordinates, -1)
+        covariance = (n * covariance + n_coordinates * np.eye(n_coordinates)) / (n + n_coordinates)
+        root, mean = np.linalg.cholesky(covariance), every.mean(axis=0)
+        new = Place(self.center + self.across @ mean, self.across @ root)
+        return new, linalg.solve_triangular(root, (present - mean).T, lower=True).T
+
+    def write(self, dtype: Any) -> dict[str, np.ndarray]:
+        """Return them as a whitened program wants them."""
+        return {MODE: self.center.astype(dtype), FACTOR: self.across.astype(dtype)}
+
+
+def _find_finite(steps: Steps, positions: np.ndarray, data: Any) -> Any:
+    """Return positions, (B, Q), halfway to the mode as often as it takes for a finite density."""
+    for _ in range(MOST_HALVINGS):
+        finite = np.isfinite(np.asarray(steps.follow(jnp.asarray(positions), data)[0]))
+        if finite.all():
+            break
+        positions = np.where(finite[:, None], positions, positions / 2)
+    return jnp.asarray(positions)
+
+
+def _stand(positions: Any, losses: Any, gradients: Any, step: float) -> Walkers:
+    """Return walkers at the beginning of a window."""
+    positions = jnp.asarray(positions)
+    zero, log_step = jnp.zeros((), positions.dtype), jnp.log(jnp.asarray(step, positions.dtype))
+    return Walkers(positions, losses, gradients, log_step, log_step, zero, log_step, zero)
+
+
+def _repeat(chunk: Callable, key: Any, walkers: Walkers, data: Any, n: int) -> tuple[Walkers, Trace]:
+    """Make n transitions, a multiple of those of a chunk."""
+    traces = []
+    for own in jax.random.split(key, n // OF_CHUNK):
+        walkers, trace = chunk(own, walkers, data)
+        traces.append(jax.tree.map(np.asarray, trace))
+    return walkers, Trace(*map(np.concatenate, zip(*traces, strict=True)))
+
+
+def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Steps:
+    cheap, exact = whiten_program(approximate_rows(program), layout), whiten_program(program, layout)
+    follow_density = write_log_density(cheap.value, cheap, layout, rotating)
+    decide_density = write_log_density(exact.value, exact, layout, rotating)
+    is_exact = approximate_rows(program) is program
+
+    def follow(position, data):
+        log_density, gradient = jax.vmap(jax.value_and_grad(follow_density(data)))(position)
+        return -log_density, -gradient
+
+    def decide(position, data):
+        return -jax.vmap(decide_density(data))(position)
+
+    def move(key, walkers: Walkers, data, step, *, exactly: bool):
+        """Let each chain make a trajectory, and keep its end or not."""
+        of_length, of_momentum, of_choice = jax.random.split(key, 3)
+        position, dtype = walkers.position, walkers.position.dtype
+        length = LENGTH * jax.random.uniform(of_length, dtype=dtype, minval=0.1)
+        n_steps = jnp.clip(jnp.ceil(length / step), 1, MOST_STEPS).astype(jnp.int32)
+        momentum = jax.random.normal(of_momentum, position.shape, dtype)
+
+        def leap(_, state):
+            y, p, _, gradient = state
+            p = p - step / 2 * gradient
+            y = y + step * p
+            loss, gradient = follow(y, data)
+            return y, p - step / 2 * gradient, loss, gradient
+
+        start = position, momentum, walkers.loss, walkers.gradient
+        y, p, loss, gradient = jax.lax.fori_loop(0, n_steps, leap, start)
+        loss = loss if is_exact or not exactly else decide(y, data)
+        gained = walkers.loss + (momentum**2).sum(1) / 2 - loss - (p**2).sum(1) / 2
+        gained = jnp.where(jnp.isnan(gained), -jnp.inf, gained)
+        acceptance = jnp.exp(jnp.minimum(gained, 0))
+        taken = jax.random.uniform(of_choice, gained.shape, dtype) < acceptance
+
+        def choose(new, old):
+            return jnp.where(taken.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        moved = walkers._replace(
+            position=choose(y, position), loss=choose(loss, walkers.loss), gradient=choose(gradient, walkers.gradient)
+        )
+        return moved, acceptance, Trace(moved.position, moved.loss, acceptance, gained < -DIVERGED, n_steps)
+
+    def tune(key, walkers: Walkers, data):
+        def advance(walkers, key):
+            moved, acceptance, trace = move(key, walkers, data, jnp.exp(walkers.log_step), exactly=False)
+            return _adapt(moved, acceptance.mean()), trace
+
+        return jax.lax.scan(advance, walkers, jax.random.split(key, OF_CHUNK))
+
+    def draw(key, walkers: Walkers, data):
+        def advance(walkers, key):
+            moved, _, trace = move(key, walkers, data, jnp.exp(walkers.log_mean_step), exactly=True)
+            return moved, trace
+
+        return jax.lax.scan(advance, walkers, jax.random.split(key, OF_CHUNK))
+
+    decide_all = jax.jit(lambda position, data: follow(position, data)[0]) if is_exact else jax.jit(decide)
+    return Steps(jax.jit(follow), decide_all, jax.jit(tune), jax.jit(draw))
+
+
+def _adapt(walkers: Walkers, acceptance: Any) -> Walkers:
+    """Average the logarithm of the step on the way to the acceptance that is aimed at (Hoffman and Gelman, 2014)."""
+    count = walkers.count + 1
+    share = 1 / (count + 10)
+    shortfall = (1 - share) * walkers.shortfall + share * (ACCEPTANCE - acceptance)
+    log_step = walkers.log_first_step + jnp.log(10.0) - jnp.sqrt(count) / 0.05 * shortfall
+    log_step = jnp.clip(log_step, jnp.log(1e-4), jnp.log(3.0))
+    weight = count**-0.75
+    log_mean_step = weight * log_step + (1 - weight) * walkers.log_mean_step
+    return walkers._replace(count=count, shortfall=shortfall, log_step=log_step, log_mean_step=log_mean_step)
