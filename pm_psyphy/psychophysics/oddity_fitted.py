@@ -18,7 +18,7 @@ import numpy as np
 
 from pm_psyphy.common.row_function import make_row_function
 from pm_psyphy.psychophysics.covariances import draw_examples, find_scales
-from pm_psyphy.psychophysics.tensor import grad, pt
+from pm_psyphy.psychophysics.tensor import pt, pull_back
 
 # The total degree of products of Chebyshev polynomials, in which that of rho^2 counts for more.
 DEGREE, COST_OF_LAST = 8, 1.5
@@ -51,9 +51,12 @@ def fitted_plane_op(dtype: str) -> Any:
 
     def evaluate(*entries):
         v, *others = find_invariants(*entries)
-        polynomial = _expand(np.load(COEFFICIENTS).astype(dtype), find_variables(v, *others))
-        value = pt.minimum(polynomial - v, HIGHEST)
-        return value, lambda: grad(pt.sum(value), list(entries))
+        variables = find_variables(v, *others)
+        polynomial, slopes = _expand(np.load(COEFFICIENTS).astype(dtype), variables)
+        value = polynomial - v
+        inside = pt.switch(value < HIGHEST, np.ones((), dtype), np.zeros((), dtype))
+        outputs, cotangents = [*variables, v], [*(inside * slope for slope in slopes), -inside]
+        return pt.minimum(value, HIGHEST), lambda: pull_back(outputs, cotangents, list(entries))
 
     maker = fitted_plane_op, dtype
     return make_row_function(evaluate, 8, dtype, partial(find_scales, 2), partial(draw_examples, 2, dtype), maker)
@@ -78,22 +81,41 @@ def find_invariants(x1, x2, a11, a12, a22, b11, b12, b22, sqrt: Any = pt.sqrt) -
     return [d_squared / (6 * (1 + sigma + delta)), sigma, delta, half * half + h12 * h12]
 
 
-def _expand(coefficients: np.ndarray, variables: list[Any]) -> Any:
-    """Return the sum of products of Chebyshev polynomials; the first variable's are summed first."""
-    most = np.max(list_degrees(), axis=0)
-    powers = [_chebyshev(x, n) for x, n in zip(variables, most, strict=True)]
-    terms = dict(zip(list_degrees(), coefficients, strict=True))
-    for k in range(4):
-        sums: dict[tuple[int, ...], list[Any]] = {}
-        for (degree, *rest), factor in terms.items():
-            sums.setdefault(tuple(rest), []).append(factor if degree == 0 else factor * powers[k][degree])
-        terms = {rest: parts[0] if len(parts) == 1 else pt.add(*parts) for rest, parts in sums.items()}
-    return terms[()]
+def _expand(coefficients: np.ndarray, variables: list[Any]) -> tuple[Any, list[Any]]:
+    """Return the sum of products of Chebyshev polynomials, and its derivatives by the variables.
+
+    The first variable's polynomials are summed first, with their derivatives, then the second's: so most of the work is
+    one multiplication and one addition a coefficient for the value, and one of each for one derivative.
+    """
+    terms: dict[tuple[int, ...], list[Any]] = {d: [c] for d, c in zip(list_degrees(), coefficients, strict=True)}
+    for x in variables:
+        polynomials, slopes = _chebyshev(x, max(degree for degree, *_ in terms))
+        groups: dict[tuple[int, ...], list[tuple[int, list[Any]]]] = {}
+        for (degree, *rest), numbers in terms.items():
+            groups.setdefault(tuple(rest), []).append((degree, numbers))
+        terms = {rest: _sum_up(group, polynomials, slopes) for rest, group in groups.items()}
+    value, *derivatives = terms[()]
+    return value, derivatives
 
 
-def _chebyshev(x: Any, n: int) -> list[Any]:
-    """Return the polynomials of degrees 0 to n."""
-    found = [pt.ones_like(x), x]
+def _sum_up(group: list[tuple[int, list[Any]]], polynomials: list[Any], slopes: list[Any]) -> list[Any]:
+    """Return a sum over degrees of one variable: of the value, of its derivatives so far, and by this variable."""
+    columns = zip(*(numbers for _, numbers in group), strict=True)
+    degrees = [degree for degree, _ in group]
+    by_value = [_dot(polynomials, degrees, column) for column in columns]
+    return [*by_value, _dot(slopes, degrees, [numbers[0] for _, numbers in group])]
+
+
+def _dot(factors: list[Any], degrees: list[int], numbers: Any) -> Any:
+    terms = [number * factors[degree] for degree, number in zip(degrees, numbers, strict=True)]
+    return terms[0] if len(terms) == 1 else pt.add(*terms)
+
+
+def _chebyshev(x: Any, n: int) -> tuple[list[Any], list[Any]]:
+    """Return the polynomials of degrees 0 to n, and their derivatives."""
+    one = pt.ones_like(x)
+    first, second = [one, x], [one, 2 * x]
     for _ in range(n - 1):
-        found.append(2 * x * found[-1] - found[-2])
-    return found
+        first.append(2 * x * first[-1] - first[-2])
+        second.append(2 * x * second[-1] - second[-2])
+    return first[: n + 1], [pt.zeros_like(x), *(k * second[k - 1] for k in range(1, n + 1))]

@@ -12,7 +12,7 @@ from scipy import special
 from pm_psyphy.common.row_function import make_row_function
 from pm_psyphy.psychophysics.covariances import draw_examples, find_scales
 from pm_psyphy.psychophysics.oddity_fitted import fitted_plane_op
-from pm_psyphy.psychophysics.tensor import grad, graph_replace, pt
+from pm_psyphy.psychophysics.tensor import pt, pull_back
 
 # Where the nodes begin to gather around the directions that matter, in units of about d'^2.
 GATHER_W, GATHER_U = 16.0, 120.0
@@ -142,13 +142,6 @@ def _integrate_plane(
         pt.sum(d_s * across[:, None], 0),
     ]
     return highest + pt.log(total), [d / total for d in derivatives]
-
-
-def pull_back(outputs, cotangents, inputs) -> list[Any]:
-    """Return the gradient for the inputs, from the gradients for the outputs."""
-    placeholders = [c.type() for c in cotangents]
-    linear = sum(pt.sum(p * output) for p, output in zip(placeholders, outputs, strict=True))
-    return graph_replace(grad(linear, inputs), dict(zip(placeholders, cotangents, strict=True)))
 
 
 def _gather_around(n: int, dtype: str, h1, h2) -> tuple[Any, Any, Any]:

@@ -69,3 +69,10 @@ def read_known(value: Any, name: str = "an input") -> np.ndarray | None:
 
 def _holds_tensors(value: Any) -> bool:
     return isinstance(value, list | tuple) and any(isinstance(v, Variable) or _holds_tensors(v) for v in value)
+
+
+def pull_back(outputs, cotangents, inputs) -> list[Any]:
+    """Return the gradient for the inputs, from the gradients for the outputs."""
+    placeholders = [c.type() for c in cotangents]
+    linear = sum(pt.sum(p * output) for p, output in zip(placeholders, outputs, strict=True))
+    return graph_replace(grad(linear, inputs), dict(zip(placeholders, cotangents, strict=True)))

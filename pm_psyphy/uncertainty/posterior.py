@@ -29,8 +29,11 @@ METHODS = "auto", "laplace", "importance", "hmc", "nuts"
 # What draws must reach: the largest r-hat (Vehtari, Gelman, Simpson, Carpenter and Buerkner, 2021), and the least
 # number of independent draws that they count for.
 MOST_R_HAT, LEAST_ESS = 1.02, 400
-# Chains, if they can be of equal length; and how often each may move after tuning.
-FEWEST_CHAINS, MOST_CHAINS, USUAL_CHAINS, MOST_MOVES = 12, 24, 16, 1000
+# Chains, the first of these numbers by which the draws can be divided; and how often each may move after tuning.
+N_CHAINS, MOST_MOVES = (16, 20, 12, 24), 1000
+# Short chains are compared as so few long ones, of several chains each: r-hat of many short ones would ask for more
+# draws the more of them there are (Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman, 2024).
+GROUPS = 4
 # The first look at the chains comes after so many moves, each other one after so many times as many as the last.
 FIRST_LOOK, GROWTH = 60, 1.3
 # More of all moves than this diverge only where the chains cannot follow the posterior.
@@ -345,9 +348,12 @@ class _Watch:
         usable = np.isfinite(values).all(axis=(0, 1)) & (np.ptp(values, axis=(0, 1)) > 0)
         if not usable.any() or len(values) < 4:
             return
-        settings = {"chain_axis": 1, "draw_axis": 0}
-        self.r_hat = float(np.max(array_stats.rhat(values[..., usable], **settings)))
-        self.ess = float(np.min(array_stats.ess(values[..., usable], **settings)))
+        values = values[..., usable]
+        n, n_chains, n_numbers = values.shape
+        groups = GROUPS if n_chains % GROUPS == 0 else n_chains
+        together = np.swapaxes(values.reshape(n, groups, -1, n_numbers), 1, 2).reshape(-1, groups, n_numbers)
+        self.r_hat = float(np.max(array_stats.rhat(together, chain_axis=1, draw_axis=0)))
+        self.ess = float(np.min(array_stats.ess(values, chain_axis=1, draw_axis=0)))
 
     def _evaluate(self, vectors: np.ndarray) -> Sequence[np.ndarray]:
         params = find_layout(self.near.mode).split(vectors)
@@ -372,9 +378,8 @@ def _square(weights: np.ndarray) -> np.ndarray:
 
 
 def _choose_n_chains(draws: int) -> int:
-    """Return a number of chains by which the draws can be divided, near the usual one, if there is one."""
-    near = sorted(range(FEWEST_CHAINS, MOST_CHAINS + 1), key=lambda n: (abs(n - USUAL_CHAINS), n))
-    return next((n for n in near if draws % n == 0), USUAL_CHAINS)
+    """Return a number of chains by which the draws can be divided, if there is one."""
+    return next((n for n in N_CHAINS if draws % n == 0), N_CHAINS[0])
 
 
 def _thin(walked: Walked, draws: int) -> tuple[np.ndarray, np.ndarray, int]:

@@ -8,6 +8,7 @@ the exact one decides whether they are accepted: the draws are of the exact post
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from scipy import linalg
 
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
 from pm_psyphy.compiling.program import Program, approximate_rows
+from pm_psyphy.rows.memory_blocks import find_place
 from pm_psyphy.rows.spare_rows import arrange_rows
 from pm_psyphy.uncertainty.hessian_spectrum import LowRankFactor
 from pm_psyphy.uncertainty.laplace import Gaussian
@@ -66,8 +68,7 @@ class Steps(NamedTuple):
 
     follow: Callable  # of positions and data: losses and gradients that are followed
     decide: Callable  # of positions and data: losses by which is decided
-    tune: Callable  # of a key, walkers and data: walkers and a trace
-    draw: Callable
+    move: Callable  # of a seed, walkers, data, and whether they tune: walkers and a trace of `OF_CHUNK` transitions
 
 
 @dataclass(frozen=True)
@@ -120,27 +121,35 @@ def walk(
     rotating = near.rotating if near.n_flat else ()
     steps = laid.program.remember(("short chains", layout, rotating), lambda: _compile(laid.program, layout, rotating))
     dtype = np.asarray(layout.join(near.mode)).dtype
-    data = laid.data | place.write(dtype) | {FLAT: flat.astype(dtype)}
-    keys = iter(jax.random.split(jax.random.key(int(rng.integers(2**31))), len(WINDOWS) + most // OF_CHUNK + 1))
+    device = find_place(laid)
+    data = laid.data | jax.device_put(place.write(dtype) | {FLAT: flat.astype(dtype)}, device)
+
+    def repeat(walkers: Walkers, n: int, *, tuning: bool) -> tuple[Walkers, Trace]:
+        traces = []
+        for seed in rng.integers(2**31, size=n // OF_CHUNK):
+            walkers, trace = steps.move(np.int32(seed), walkers, data, tuning)
+            traces.append(jax.tree.map(np.asarray, trace))
+            tell(OF_CHUNK)
+        return walkers, Trace(*map(np.concatenate, zip(*traces, strict=True)))
+
     positions = _find_finite(steps, SPREAD * rng.standard_normal((n_chains, across.shape[1])), data)
     step, n_gradients = FIRST_STEP, 0
     for i, n in enumerate(WINDOWS):
-        walkers = _stand(positions, *steps.follow(positions, data), step)
-        walkers, made = _repeat(steps.tune, next(keys), walkers, data, n)
-        tell(n)
+        positions = jax.device_put(positions, device)
+        walkers = jax.device_put(_stand(positions, *steps.follow(positions, data), step), device)
+        walkers, made = repeat(walkers, n, tuning=True)
         n_gradients += int(made.n_steps.sum())
         step, positions = float(np.exp(walkers.log_mean_step)), walkers.position
         if i < len(WINDOWS) - 1 and not isinstance(across, LowRankFactor):
             place, positions = place.measure(made.position[n // 3 :], np.asarray(positions))
-            data = data | place.write(dtype)
+            data = data | jax.device_put(place.write(dtype), device)
             step = float(np.clip(2 * step, 0.15, 0.6))
     _, gradients = steps.follow(positions, data)
-    walkers = _stand(positions, steps.decide(positions, data), gradients, step)
+    walkers = jax.device_put(_stand(positions, steps.decide(positions, data), gradients, step), device)
     vectors, parts, interrupted = [], [], False
     while len(parts) * OF_CHUNK < most:
         try:
-            walkers, made = _repeat(steps.draw, next(keys), walkers, data, OF_CHUNK)
-            tell(OF_CHUNK)
+            walkers, made = repeat(walkers, OF_CHUNK, tuning=False)
             parts.append(made)
             vectors.append(place.find_vectors(made.position))
             if is_enough(vectors[-1], made.loss):
@@ -189,30 +198,20 @@ class Place:
         return {MODE: self.center.astype(dtype), FACTOR: self.across.astype(dtype)}
 
 
-def _find_finite(steps: Steps, positions: np.ndarray, data: Any) -> Any:
+def _find_finite(steps: Steps, positions: np.ndarray, data: Any) -> np.ndarray:
     """Return positions, (B, Q), halfway to the mode as often as it takes for a finite density."""
     for _ in range(MOST_HALVINGS):
-        finite = np.isfinite(np.asarray(steps.follow(jnp.asarray(positions), data)[0]))
+        finite = np.isfinite(np.asarray(steps.follow(positions, data)[0]))
         if finite.all():
             break
         positions = np.where(finite[:, None], positions, positions / 2)
-    return jnp.asarray(positions)
+    return positions
 
 
 def _stand(positions: Any, losses: Any, gradients: Any, step: float) -> Walkers:
     """Return walkers at the beginning of a window."""
-    positions = jnp.asarray(positions)
     zero, log_step = jnp.zeros((), positions.dtype), jnp.log(jnp.asarray(step, positions.dtype))
     return Walkers(positions, losses, gradients, log_step, log_step, zero, log_step, zero)
-
-
-def _repeat(chunk: Callable, key: Any, walkers: Walkers, data: Any, n: int) -> tuple[Walkers, Trace]:
-    """Make n transitions, a multiple of those of a chunk."""
-    traces = []
-    for own in jax.random.split(key, n // OF_CHUNK):
-        walkers, trace = chunk(own, walkers, data)
-        traces.append(jax.tree.map(np.asarray, trace))
-    return walkers, Trace(*map(np.concatenate, zip(*traces, strict=True)))
 
 
 def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Steps:
@@ -228,8 +227,9 @@ def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Ste
     def decide(position, data):
         return -jax.vmap(decide_density(data))(position)
 
-    def move(key, walkers: Walkers, data, step, *, exactly: bool):
+    def advance(key, walkers: Walkers, data, tuning):
         """Let each chain make a trajectory, and keep its end or not."""
+        step = jnp.exp(jnp.where(tuning, walkers.log_step, walkers.log_mean_step))
         of_length, of_momentum, of_choice = jax.random.split(key, 3)
         position, dtype = walkers.position, walkers.position.dtype
         length = LENGTH * jax.random.uniform(of_length, dtype=dtype, minval=0.1)
@@ -245,7 +245,8 @@ def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Ste
 
         start = position, momentum, walkers.loss, walkers.gradient
         y, p, loss, gradient = jax.lax.fori_loop(0, n_steps, leap, start)
-        loss = loss if is_exact or not exactly else decide(y, data)
+        if not is_exact:
+            loss = jax.lax.cond(tuning, lambda: loss, lambda: decide(y, data))
         gained = walkers.loss + (momentum**2).sum(1) / 2 - loss - (p**2).sum(1) / 2
         gained = jnp.where(jnp.isnan(gained), -jnp.inf, gained)
         acceptance = jnp.exp(jnp.minimum(gained, 0))
@@ -257,24 +258,15 @@ def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Ste
         moved = walkers._replace(
             position=choose(y, position), loss=choose(loss, walkers.loss), gradient=choose(gradient, walkers.gradient)
         )
-        return moved, acceptance, Trace(moved.position, moved.loss, acceptance, gained < -DIVERGED, n_steps)
+        adapted = jax.tree.map(partial(jnp.where, tuning), _adapt(moved, acceptance.mean()), moved)
+        return adapted, Trace(moved.position, moved.loss, acceptance, gained < -DIVERGED, n_steps)
 
-    def tune(key, walkers: Walkers, data):
-        def advance(walkers, key):
-            moved, acceptance, trace = move(key, walkers, data, jnp.exp(walkers.log_step), exactly=False)
-            return _adapt(moved, acceptance.mean()), trace
+    def move(seed, walkers: Walkers, data, tuning):
+        keys = jax.random.split(jax.random.key(seed), OF_CHUNK)
+        return jax.lax.scan(lambda walkers, key: advance(key, walkers, data, tuning), walkers, keys)
 
-        return jax.lax.scan(advance, walkers, jax.random.split(key, OF_CHUNK))
-
-    def draw(key, walkers: Walkers, data):
-        def advance(walkers, key):
-            moved, _, trace = move(key, walkers, data, jnp.exp(walkers.log_mean_step), exactly=True)
-            return moved, trace
-
-        return jax.lax.scan(advance, walkers, jax.random.split(key, OF_CHUNK))
-
-    decide_all = jax.jit(lambda position, data: follow(position, data)[0]) if is_exact else jax.jit(decide)
-    return Steps(jax.jit(follow), decide_all, jax.jit(tune), jax.jit(draw))
+    run_follow = jax.jit(follow)
+    return Steps(run_follow, (lambda *both: run_follow(*both)[0]) if is_exact else jax.jit(decide), jax.jit(move))
 
 
 def _adapt(walkers: Walkers, acceptance: Any) -> Walkers:
