@@ -26,11 +26,11 @@ from pm_psyphy.uncertainty.refit_from_mode import FACTOR, MODE, whiten_program
 from pm_psyphy.uncertainty.whitened_density import FLAT, span, write_log_density
 
 # Transitions before the metric is measured, and again, and before the step is kept.
-WINDOWS = 40, 40, 40
+WINDOWS = 20, 40, 20
 # What the chains begin with, in standard deviations of the Gaussian.
 SPREAD = 0.6
 # The mean acceptance aimed at, the length of a trajectory in standard deviations, its steps at most.
-ACCEPTANCE, LENGTH, MOST_STEPS = 0.8, 1.8, 64
+ACCEPTANCE, LENGTH, MOST_STEPS = 0.85, 3.0, 64
 FIRST_STEP = 0.25
 # Transitions of one call to the device.
 OF_CHUNK = 20
