@@ -171,7 +171,8 @@ class WishartProcess:
         else:
             shape = [products.shape[i] for i in range(products.ndim - 1)]
             u = flat.T @ products.reshape((-1, n_products)).T
-            parts = pt.split(u, [1] * (d * e), n_splits=d * e, axis=0)
+            # The gradient of a split is a join, of which XLA makes one pass; that of slices is a chain of updates.
+            parts = pt.split(u, [1] * (d * e), n_splits=d * e, axis=0) if d * e > 1 else [u]
             u = [part.reshape(shape) for part in parts]
         return [[u[i * e + j] for j in range(e)] for i in range(d)]
 

@@ -149,12 +149,12 @@ class Difference(ShownAsTable):
     Attributes
     ----------
     mean, low, high : ndarray, (...)
-        Mean, and the edges of the central interval that holds `prob` of the draws.
+        Mean, and the edges of the central interval that holds `interval` of the draws.
     probability : ndarray, (...)
-        That the first is larger.
+        The probability that the first is larger.
     p_value : float
         The p-value of a Wald test that all entries are equal.
-    prob : float
+    interval : float
     """
 
     mean: np.ndarray
@@ -162,27 +162,27 @@ class Difference(ShownAsTable):
     high: np.ndarray
     probability: np.ndarray
     p_value: float
-    prob: float
+    interval: float
 
     def _tabulate(self) -> Table:
         apart = (self.low > 0) | (self.high < 0)
         if self.mean.ndim == 0:
             return Table(
-                f"Difference: {self.mean:.4g}, {self.prob:.0%} in [{self.low:.4g}, {self.high:.4g}], larger with "
+                f"Difference: {self.mean:.4g}, {self.interval:.0%} in [{self.low:.4g}, {self.high:.4g}], larger with "
                 f"probability {self.probability:.3f}"
             )
         entries = [tuple(map(int, index)) for index in np.ndindex(self.mean.shape)][:MOST_ROWS]
         columns = self.mean, self.low, self.high, self.probability
         return Table(
-            f"Difference: {self.prob:.0%} intervals without 0 in {apart.sum()} of {apart.size} entries; all of them "
-            f"equal: p = {self.p_value:.2g}",
+            f"Difference: {self.interval:.0%} intervals without 0 in {apart.sum()} of {apart.size} entries; "
+            f"all of them equal: p = {self.p_value:.2g}",
             [[", ".join(map(str, index)), *(f"{column[index]:.4g}" for column in columns)] for index in entries],
             ["entry", "mean", "low", "high", "P(> 0)"],
             say_left_out(self.mean.size),
         )
 
 
-def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
+def compare_draws(first: Any, second: Any, *, interval: float = 0.95) -> Difference:
     """Ask whether two quantities differ: two thresholds of an observer, or the same one of two observers.
 
     Parameters
@@ -190,8 +190,8 @@ def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
     first, second : array, (S, ...)
         Draws of each. Of one posterior, draw by draw, they may depend on each other; of two posteriors they are
         independent, and the first of the longer are used.
-    prob : float
-        In (0, 1), of the interval.
+    interval : float
+        Share of the draws inside, in (0, 1).
 
     Returns
     -------
@@ -202,8 +202,8 @@ def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
     ValueError
         If the shapes differ, draws are NaN, or there are too few of them for a joint test.
     """
-    if not 0 < prob < 1:
-        raise ValueError(f"prob is {prob}. Pass a number between 0 and 1.")
+    if not 0 < interval < 1:
+        raise ValueError(f"interval is {interval}. Pass a share between 0 and 1, such as 0.95.")
     first, second = (
         convert_array(label, read_array(label, draws), float) for label, draws in (("first", first), ("second", second))
     )
@@ -227,7 +227,7 @@ def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
             f"There are {size} draws of {flat.shape[1]} numbers, too few to compare them together. Pass at least "
             f"{int(np.ceil(flat.shape[1] / MOST_DIRECTIONS))} draws, or fewer numbers."
         )
-    low, high = np.quantile(gap, [(1 - prob) / 2, (1 + prob) / 2], axis=0)
+    low, high = np.quantile(gap, [(1 - interval) / 2, (1 + interval) / 2], axis=0)
     mean, covariance = flat.mean(axis=0), np.atleast_2d(np.cov(flat.T))
     # What is the same in all draws is known for certain.
     fixed = np.ptp(flat, axis=0) == 0
@@ -237,7 +237,7 @@ def compare_draws(first: Any, second: Any, *, prob: float = 0.9) -> Difference:
     rank = np.linalg.matrix_rank(inverse, hermitian=True)
     distance = (scale * mean) @ inverse @ (scale * mean)
     p_value = 0.0 if certain else 1.0 if rank == 0 else float(special.chdtrc(rank, distance))
-    return Difference(gap.mean(axis=0), low, high, (gap > 0).mean(axis=0), p_value, prob)
+    return Difference(gap.mean(axis=0), low, high, (gap > 0).mean(axis=0), p_value, interval)
 
 
 def _read_responses(fit: MAPResult | Draws, name: str | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -133,7 +133,7 @@ class LaplacePosterior(Draws, Gaussian):
             return f"k-hat is {self.pareto_k:.2f}: the posterior is near this Gaussian."
         return (
             f"k-hat is {self.pareto_k:.2f}, above {POOR_K}: the posterior is not near this Gaussian in all of its "
-            "directions, and intervals and evidence may mislead. Compare them with draws by NUTS."
+            "directions, and intervals and evidence may mislead. Use draws by psy.posterior(fit)."
         )
 
     def _tabulate(self) -> Table:

@@ -204,7 +204,7 @@ def test_responses_of_a_wishart_process_can_be_predicted_and_compared():
 def test_a_difference_has_the_interval_and_the_p_value_of_a_normal_one():
     rng = np.random.default_rng(0)
     first, second = rng.normal(0.5, 1, (20_000, 3)), rng.normal(0, 1, (10_000, 3))
-    found = psy.compare_draws(first, second, prob=0.9)
+    found = psy.compare_draws(first, second, interval=0.9)
     edge = stats.norm.ppf(0.95) * np.sqrt(2)
     np.testing.assert_allclose(found.low, 0.5 - edge, atol=0.1)
     np.testing.assert_allclose(found.high, 0.5 + edge, atol=0.1)
@@ -233,5 +233,5 @@ def test_bad_input_is_said():
         psy.compare_draws(np.array([0, np.nan, 1, 2, 3]), np.zeros(5))
     with pytest.raises(ValueError, match="There are 5 draws of 2 numbers, too few"):
         psy.compare_draws(np.zeros((5, 2)), np.zeros((5, 2)))
-    with pytest.raises(ValueError, match="prob is 90. Pass a number between 0 and 1"):
-        psy.compare_draws(np.zeros(50), np.zeros(50), prob=90)
+    with pytest.raises(ValueError, match="interval is 90. Pass a share between 0 and 1"):
+        psy.compare_draws(np.zeros(50), np.zeros(50), interval=90)
