@@ -46,10 +46,11 @@ assert abs(fit["threshold"] - truth["threshold"]) < 0.2
 # sphinx_gallery_end_ignore
 
 # %%
-# How sure is it? ``laplace`` draws from the posterior near the estimate. What is computed from the parameters, such as
-# the level at which 80 % are correct or the function on a grid, is computed for every draw.
+# How sure is it? ``posterior`` draws from the posterior. What is computed from the parameters, such as the level at which
+# 80 % are correct or the function on a grid, is computed for every draw.
 
-posterior = psy.laplace(fit, random_seed=1)
+posterior = psy.posterior(fit, random_seed=1, progressbar=False)
+print(posterior.message)
 grid = np.linspace(-1.2, 1.7, 200)
 parameters = {"threshold": threshold, "slope": slope, "guess_rate": 0.5, "lapse_rate": lapse_rate}
 curves = posterior.evaluate(psy.psychometric(grid, **parameters))

@@ -381,7 +381,9 @@ def test_refits_and_chains_run_in_coordinates_of_few_directions(monkeypatch):
 
 def test_a_hessian_that_would_not_fit_is_refused(monkeypatch, regression):
     monkeypatch.setattr(sys.modules["pm_psyphy.uncertainty.hessian_spectrum"], "MOST_PARAMETERS", 2)
-    with pytest.raises(ValueError, match="A whole Hessian is computed for at most 2, and this one is no diagonal plus"):
+    with pytest.raises(
+        ValueError, match="A whole Hessian is computed for at most 2, and this one is not close to a diagonal"
+    ):
         psy.laplace(psy.find_map(regression.objective.model))
 
 
