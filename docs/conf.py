@@ -24,7 +24,13 @@ version = release = installed_version("pm_psyphy")
 
 extensions = ["mathml", "myst_parser", "numpydoc", "run_blocks", "sphinx.ext.autodoc", "sphinx.ext.autosummary"]
 extensions += ["sphinx.ext.intersphinx", "sphinx_gallery.gen_gallery"]
-exclude_patterns = ["_build", "oddity_accuracy.md", "gallery/sg_execution_times.rst", "sg_execution_times.rst"]
+exclude_patterns = [
+    "_build",
+    "oddity_accuracy.md",
+    "oddity_fitted.md",
+    "gallery/sg_execution_times.rst",
+    "sg_execution_times.rst",
+]
 myst_enable_extensions = ["deflist", "dollarmath"]
 myst_heading_anchors = 3
 

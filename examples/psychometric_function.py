@@ -46,8 +46,8 @@ assert abs(fit["threshold"] - truth["threshold"]) < 0.2
 # sphinx_gallery_end_ignore
 
 # %%
-# How sure is it? ``posterior`` draws from the posterior. What is computed from the parameters, such as the level at which
-# 80 % are correct or the function on a grid, is computed for every draw.
+# How sure is it? ``posterior`` draws from the posterior. What is computed from the parameters, such as the level at
+# which 80 % are correct or the function on a grid, is computed for every draw.
 
 posterior = psy.posterior(fit, random_seed=1, progressbar=False)
 print(posterior.message)

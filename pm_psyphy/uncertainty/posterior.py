@@ -20,6 +20,7 @@ from pm_psyphy.results.draws import Draws
 from pm_psyphy.results.map_result import MAPResult
 from pm_psyphy.uncertainty.hessian_spectrum import LowRankFactor
 from pm_psyphy.uncertainty.laplace import Gaussian, LaplacePosterior, draw_gaussian, find_gaussian
+from pm_psyphy.uncertainty.modes import find_modes, locate
 from pm_psyphy.uncertainty.pareto_smoothing import POOR_K
 from pm_psyphy.uncertainty.sampling import sample
 from pm_psyphy.uncertainty.short_chains import OF_CHUNK, Walked, walk
@@ -173,21 +174,23 @@ def posterior(
     elif too_many:
         raise ValueError(f"The model has {len(near.flat):,} parameters, too many for {method!r}. Use method='laplace'.")
     else:
-        found = _choose(near, method, draws, of, rng, progressbar)
+        found = _choose(fit, near, method, draws, of, rng, progressbar)
     if not found.is_good:
         warnings.warn(found.message, stacklevel=3)
     return found
 
 
-def _choose(near: Gaussian, method: str, draws: int, of: Any, rng: np.random.Generator, progressbar: bool) -> Posterior:
+def _choose(
+    fit: Any, near: Gaussian, method: str, draws: int, of: Any, rng: np.random.Generator, progressbar: bool
+) -> Posterior:
     """Return weighted draws if they are asked for or good, else those of chains."""
-    reason = ""
-    if method != "hmc":
+    reason, modes = "", find_modes(fit, near)
+    if method == "importance" or (method == "auto" and len(modes[0]) == 1):
         weighted = draw_weighted(near, rng, persist=method == "importance")
         if method == "importance" or _is_usable(weighted):
             return _take_weighted(near, weighted, draws, rng)
         reason = f" Importance sampling was tried first, and its k-hat is {weighted.pareto_k:.2f}."
-    return _take_chains(near, draws, of, rng, progressbar, reason)
+    return _take_chains(near, modes, draws, of, rng, progressbar, reason)
 
 
 def _is_usable(weighted: WeightedDraws) -> bool:
@@ -230,16 +233,29 @@ def _take_weighted(near: Gaussian, weighted: WeightedDraws, draws: int, rng: np.
 
 
 def _take_chains(
-    near: Gaussian, draws: int, of: Any, rng: np.random.Generator, progressbar: bool, reason: str
+    near: Gaussian,
+    modes: tuple[list[Gaussian], np.ndarray],
+    draws: int,
+    of: Any,
+    rng: np.random.Generator,
+    progressbar: bool,
+    reason: str,
 ) -> Posterior:
     n_chains = _choose_n_chains(draws)
+    origins, counts = _spread(*modes, n_chains, rng)
+    if len(counts) > 1:
+        began = ", ".join(map(str, counts))
+        reason = (
+            f" The starts of the fit found {len(counts)} modes, at which {began} chains began, in proportion to the "
+            "evidence of each by Laplace's approximation."
+        )
     watch = _Watch(near, of, least=ceil(draws / n_chains))
     most = OF_CHUNK * ceil(max(MOST_MOVES, draws / n_chains) / OF_CHUNK)
     columns = TextColumn("sampling"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, transient=True, disable=not progressbar) as bar:
         task = bar.add_task("tuning", total=most)
         walked = walk(
-            near, rng, n_chains, watch.look, most, lambda n: bar.update(task, advance=n, description=str(watch))
+            near, rng, origins, watch.look, most, lambda n: bar.update(task, advance=n, description=str(watch))
         )
     watch.judge()
     share = walked.n_divergent / walked.losses.size
@@ -257,6 +273,17 @@ def _take_chains(
         ess=watch.ess,
         n_divergent=walked.n_divergent,
     )
+
+
+def _spread(
+    modes: list[Gaussian], shares: np.ndarray, n_chains: int, rng: np.random.Generator
+) -> tuple[np.ndarray, list[int]]:
+    """Return where chains begin, (B, Q), as many at each mode as its share says, and how many these are."""
+    numbers = np.searchsorted(np.cumsum(shares), (np.arange(n_chains) + rng.random()) / n_chains * (1 - 1e-12))
+    numbers = rng.permutation(np.minimum(numbers, len(modes) - 1))
+    places = locate([mode.mode for mode in modes], modes[0])
+    counts = np.bincount(numbers, minlength=len(modes))
+    return places[numbers], counts[counts > 0].tolist()
 
 
 def _take_nuts(fit: Any, near: Gaussian, draws: int, of: Any, rng: np.random.Generator, progressbar: bool) -> Posterior:

@@ -34,7 +34,7 @@ ACCEPTANCE, LENGTH, MOST_STEPS = 0.85, 3.0, 64
 FIRST_STEP = 0.25
 # Transitions of one call to the device.
 OF_CHUNK = 20
-# Halvings of a first position at which the density is not finite; at the mode it is.
+# Halvings of a first step from a mode to where the density is not finite; at the mode it is.
 MOST_HALVINGS = 60
 # An error of the energy beyond it is a divergence.
 DIVERGED = 1000.0
@@ -89,7 +89,7 @@ class Walked:
 def walk(
     near: Gaussian,
     rng: np.random.Generator,
-    n_chains: int,
+    origins: np.ndarray,
     is_enough: Callable[[np.ndarray, np.ndarray], bool],
     most: int,
     tell: Callable[[int], None] = lambda n: None,
@@ -101,7 +101,8 @@ def walk(
     near : Gaussian
         The Gaussian of the density in the unconstrained space.
     rng : numpy.random.Generator
-    n_chains : int
+    origins : ndarray, (B, Q)
+        Near which the chains begin, in the Gaussian's coordinates.
     is_enough : callable
         Given the vectors (n, B, P) and losses (n, B) of each chunk, says whether there are enough.
     most : int
@@ -114,7 +115,7 @@ def walk(
     Walked
         After Ctrl-C what there is by then, if that is past tuning.
     """
-    layout = find_layout(near.mode)
+    layout, n_chains = find_layout(near.mode), len(origins)
     across, flat = span(near)
     place = Place(np.asarray(layout.join(near.mode), float), across)
     laid = arrange_rows(near.objective, n_chains)
@@ -132,7 +133,7 @@ def walk(
             tell(OF_CHUNK)
         return walkers, Trace(*map(np.concatenate, zip(*traces, strict=True)))
 
-    positions = _find_finite(steps, SPREAD * rng.standard_normal((n_chains, across.shape[1])), data)
+    positions = _find_finite(steps, origins, SPREAD * rng.standard_normal(origins.shape), data)
     step, n_gradients = FIRST_STEP, 0
     for i, n in enumerate(WINDOWS):
         positions = jax.device_put(positions, device)
@@ -198,14 +199,14 @@ class Place:
         return {MODE: self.center.astype(dtype), FACTOR: self.across.astype(dtype)}
 
 
-def _find_finite(steps: Steps, positions: np.ndarray, data: Any) -> np.ndarray:
-    """Return positions, (B, Q), halfway to the mode as often as it takes for a finite density."""
+def _find_finite(steps: Steps, origins: np.ndarray, ways: np.ndarray, data: Any) -> np.ndarray:
+    """Return positions, (B, Q), halfway back to their origins as often as it takes for a finite density."""
     for _ in range(MOST_HALVINGS):
-        finite = np.isfinite(np.asarray(steps.follow(positions, data)[0]))
+        finite = np.isfinite(np.asarray(steps.follow(origins + ways, data)[0]))
         if finite.all():
             break
-        positions = np.where(finite[:, None], positions, positions / 2)
-    return positions
+        ways = np.where(finite[:, None], ways, ways / 2)
+    return origins + ways
 
 
 def _stand(positions: Any, losses: Any, gradients: Any, step: float) -> Walkers:
