@@ -217,7 +217,7 @@ def approximate_rows(program: Program) -> Program:
             old: new
             for node in dict.fromkeys(nodes)
             if isinstance(node.op, RowFunction) and node.op.find_nearby is not None
-            for old, new in zip(node.outputs, node.op.find_nearby()(*node.inputs), strict=True)
+            for old, new in zip(node.outputs, node.op.find_nearby().make_node(*node.inputs).outputs, strict=True)
         }
         if not near:
             return program

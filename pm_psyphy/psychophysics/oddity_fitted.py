@@ -32,7 +32,7 @@ COEFFICIENTS = Path(__file__).with_suffix(".npy")
 
 
 @cache
-def list_degrees() -> list[tuple[int, int, int, int]]:
+def list_degrees() -> list[tuple[int, ...]]:
     """Return the degrees of each term in the four variables."""
     most = *(DEGREE,) * 3, int(DEGREE / COST_OF_LAST)
     every = product(*(range(degree + 1) for degree in most))

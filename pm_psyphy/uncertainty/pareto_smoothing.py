@@ -1,5 +1,7 @@
 """Logarithms of importance weights in; the same with a smoothed tail, and k-hat, come out."""
 
+from typing import Any
+
 import numpy as np
 from scipy import special
 
@@ -33,7 +35,8 @@ def smooth_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         return np.exp(relative - special.logsumexp(relative)), -np.inf
     try:
         # Of log likelihoods that are left out, whose negatives are the logarithms of weights.
-        smoothed, k = array_stats.psislw(-relative)
+        found: Any = array_stats.psislw(-relative)
+        smoothed, k = found
     except ValueError:
         smoothed, k = relative, np.inf
     return np.exp(smoothed - special.logsumexp(smoothed)), np.inf if np.isnan(k) else float(k)

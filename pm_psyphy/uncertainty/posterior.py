@@ -295,7 +295,7 @@ def _take_nuts(fit: Any, near: Gaussian, draws: int, of: Any, rng: np.random.Gen
     watch = _Watch(near, of)
     watch.add(np.swapaxes(vectors.reshape(chains, -1, vectors.shape[-1]), 0, 1), losses.T)
     watch.judge()
-    n_divergent = int(stats["diverging"].sum())
+    n_divergent = int(stats["diverging"].to_numpy().sum())
     message, is_good = _say_of_chains(f"{chains} chains of NUTS", watch, n_divergent / draws, interrupted=False)
     return Posterior(
         near.objective,

@@ -1,12 +1,13 @@
 """A Gaussian near a posterior in; draws by many short Hamiltonian chains, which share a step and a metric, come out.
 
-The chains run as one batch in the Gaussian's coordinates. While they tune, they share what they learn: the step by
-their mean acceptance, the metric by the covariance of all of them. All trajectories of a transition are equally long,
-so that no chain waits for another. Where a likelihood has a cheap function near it, trajectories follow that one, and
-the exact one decides whether they are accepted: the draws are of the exact posterior.
+The chains run in the Gaussian's coordinates, as one batch on each core. While they tune, they share what they learn:
+the step by their mean acceptance, the metric by the covariance of all of them. All trajectories of a batch are equally
+long, so that no chain waits for another. Where a likelihood has a cheap function near it, trajectories follow that one,
+and the exact one decides whether they are accepted: the draws are of the exact posterior.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
 
+from pm_psyphy.compiling.devices import compute_plainly, count_cores
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
 from pm_psyphy.compiling.program import Program, approximate_rows
 from pm_psyphy.rows.memory_blocks import find_place
@@ -60,7 +62,7 @@ class Trace(NamedTuple):
     loss: Any  # (n, B)
     acceptance: Any  # (n, B) probability
     diverged: Any  # (n, B)
-    n_steps: Any  # (n,) of each trajectory
+    n_steps: Any  # (n, 1), of each trajectory of a batch
 
 
 class Steps(NamedTuple):
@@ -115,44 +117,23 @@ def walk(
     Walked
         After Ctrl-C what there is by then, if that is past tuning.
     """
-    layout, n_chains = find_layout(near.mode), len(origins)
-    across, flat = span(near)
-    place = Place(np.asarray(layout.join(near.mode), float), across)
-    laid = arrange_rows(near.objective, n_chains)
-    rotating = near.rotating if near.n_flat else ()
-    steps = laid.program.remember(("short chains", layout, rotating), lambda: _compile(laid.program, layout, rotating))
-    dtype = np.asarray(layout.join(near.mode)).dtype
-    device = find_place(laid)
-    data = laid.data | jax.device_put(place.write(dtype) | {FLAT: flat.astype(dtype)}, device)
-
-    def repeat(walkers: Walkers, n: int, *, tuning: bool) -> tuple[Walkers, Trace]:
-        traces = []
-        for seed in rng.integers(2**31, size=n // OF_CHUNK):
-            walkers, trace = steps.move(np.int32(seed), walkers, data, tuning)
-            traces.append(jax.tree.map(np.asarray, trace))
-            tell(OF_CHUNK)
-        return walkers, Trace(*map(np.concatenate, zip(*traces, strict=True)))
-
-    positions = _find_finite(steps, origins, SPREAD * rng.standard_normal(origins.shape), data)
+    chains = _Chains(near, rng, len(origins), tell)
+    positions = chains.find_finite(origins, SPREAD * rng.standard_normal(origins.shape))
     step, n_gradients = FIRST_STEP, 0
     for i, n in enumerate(WINDOWS):
-        positions = jax.device_put(positions, device)
-        walkers = jax.device_put(_stand(positions, *steps.follow(positions, data), step), device)
-        walkers, made = repeat(walkers, n, tuning=True)
-        n_gradients += int(made.n_steps.sum())
-        step, positions = float(np.exp(walkers.log_mean_step)), walkers.position
-        if i < len(WINDOWS) - 1 and not isinstance(across, LowRankFactor):
-            place, positions = place.measure(made.position[n // 3 :], np.asarray(positions))
-            data = data | jax.device_put(place.write(dtype), device)
+        batches, made = chains.repeat(chains.stand(positions, step), n, tuning=True)
+        n_gradients += int(made.n_steps.mean(axis=1).sum())
+        step, positions = float(np.exp(np.mean([walkers.log_mean_step for walkers in batches]))), made.position[-1]
+        if i < len(WINDOWS) - 1 and chains.is_whole:
+            positions = chains.measure(made.position[n // 3 :], positions)
             step = float(np.clip(2 * step, 0.15, 0.6))
-    _, gradients = steps.follow(positions, data)
-    walkers = jax.device_put(_stand(positions, steps.decide(positions, data), gradients, step), device)
+    batches = chains.stand(positions, step, exactly=True)
     vectors, parts, interrupted = [], [], False
     while len(parts) * OF_CHUNK < most:
         try:
-            walkers, made = repeat(walkers, OF_CHUNK, tuning=False)
+            batches, made = chains.repeat(batches, OF_CHUNK, tuning=False)
             parts.append(made)
-            vectors.append(place.find_vectors(made.position))
+            vectors.append(chains.place.find_vectors(made.position))
             if is_enough(vectors[-1], made.loss):
                 break
         except KeyboardInterrupt:
@@ -166,9 +147,83 @@ def walk(
         every.loss,
         float(every.acceptance.mean()),
         int(every.diverged.sum()),
-        n_gradients + int(every.n_steps.sum()),
+        n_gradients + int(every.n_steps.mean(axis=1).sum()),
         interrupted,
     )
+
+
+class _Chains:
+    """Chains of one posterior: where their coordinates are, and how they move."""
+
+    def __init__(self, near: Gaussian, rng: np.random.Generator, n_chains: int, tell: Callable[[int], None]):
+        self.layout, self.rng, self.tell = find_layout(near.mode), rng, tell
+        across, flat = span(near)
+        self.is_whole = not isinstance(across, LowRankFactor)
+        self.place = Place(np.asarray(self.layout.join(near.mode), float), across)
+        laid = arrange_rows(near.objective, n_chains)
+        self.device = find_place(laid)
+        rotating = near.rotating if near.n_flat else ()
+        self.steps: Steps = laid.program.remember(
+            ("short chains", self.layout, rotating), lambda: _compile(laid.program, self.layout, rotating)
+        )
+        self.dtype = np.asarray(self.layout.join(near.mode)).dtype
+        self.data = laid.data | {FLAT: jax.device_put(flat.astype(self.dtype), self.device)} | self._write()
+        # A loop of XLA runs on one core of a CPU.
+        cores = count_cores() if self.device.platform == "cpu" else 1
+        self.n_batches = max(n for n in range(1, cores + 1) if n_chains % n == 0)
+
+    def _write(self) -> dict[str, Any]:
+        """Return the coordinates as a whitened program wants them."""
+        placed = {MODE: self.place.center.astype(self.dtype), FACTOR: self.place.across.astype(self.dtype)}
+        return jax.device_put(placed, self.device)
+
+    def measure(self, positions: np.ndarray, present: np.ndarray) -> np.ndarray:
+        """Take coordinates in which positions (n, B, Q) have about covariance 1; return where (B, Q) are in them."""
+        self.place, now = self.place.measure(positions, present)
+        self.data = self.data | self._write()
+        return now
+
+    def find_finite(self, origins: np.ndarray, ways: np.ndarray) -> np.ndarray:
+        """Return positions, (B, Q), halfway back to their origins as often as it takes for a finite density."""
+        for _ in range(MOST_HALVINGS):
+            parts = np.split(origins + ways, self.n_batches)
+            finite = np.isfinite(np.concatenate([self._follow(part)[0] for part in parts]))
+            if finite.all():
+                break
+            ways = np.where(finite[:, None], ways, ways / 2)
+        return origins + ways
+
+    def _follow(self, positions: Any) -> tuple[Any, Any]:
+        return self.steps.follow(jax.device_put(positions, self.device), self.data)
+
+    def stand(self, positions: np.ndarray, step: float, *, exactly: bool = False) -> list[Walkers]:
+        """Return walkers at the beginning of a window, a batch for each core."""
+        batches = []
+        for part in np.split(positions, self.n_batches):
+            own = jax.device_put(part, self.device)
+            losses, gradients = self._follow(own)
+            losses = self.steps.decide(own, self.data) if exactly else losses
+            zero, log_step = np.zeros((), part.dtype), np.log(np.asarray(step, part.dtype))
+            walkers = Walkers(own, losses, gradients, log_step, log_step, zero, log_step, zero)
+            batches.append(jax.device_put(walkers, self.device))
+        return batches
+
+    def repeat(self, batches: list[Walkers], n: int, *, tuning: bool) -> tuple[list[Walkers], Trace]:
+        """Make n transitions, a multiple of those of a chunk."""
+
+        @compute_plainly
+        def move(seed: int, walkers: Walkers) -> tuple[Walkers, Trace]:
+            walkers, trace = self.steps.move(np.int32(seed), walkers, self.data, tuning)
+            return walkers, jax.tree.map(np.asarray, trace)
+
+        traces = []
+        with ThreadPoolExecutor(len(batches)) as pool:
+            for seeds in self.rng.integers(2**31, size=(n // OF_CHUNK, len(batches))):
+                moved = list(pool.map(move, seeds, batches))
+                batches = [walkers for walkers, _ in moved]
+                traces.append(Trace(*(np.concatenate(p, axis=1) for p in zip(*(t for _, t in moved), strict=True))))
+                self.tell(OF_CHUNK)
+        return batches, Trace(*map(np.concatenate, zip(*traces, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -193,26 +248,6 @@ class Place:
         root, mean = np.linalg.cholesky(covariance), every.mean(axis=0)
         new = Place(self.center + self.across @ mean, self.across @ root)
         return new, linalg.solve_triangular(root, (present - mean).T, lower=True).T
-
-    def write(self, dtype: Any) -> dict[str, np.ndarray]:
-        """Return them as a whitened program wants them."""
-        return {MODE: self.center.astype(dtype), FACTOR: self.across.astype(dtype)}
-
-
-def _find_finite(steps: Steps, origins: np.ndarray, ways: np.ndarray, data: Any) -> np.ndarray:
-    """Return positions, (B, Q), halfway back to their origins as often as it takes for a finite density."""
-    for _ in range(MOST_HALVINGS):
-        finite = np.isfinite(np.asarray(steps.follow(origins + ways, data)[0]))
-        if finite.all():
-            break
-        ways = np.where(finite[:, None], ways, ways / 2)
-    return origins + ways
-
-
-def _stand(positions: Any, losses: Any, gradients: Any, step: float) -> Walkers:
-    """Return walkers at the beginning of a window."""
-    zero, log_step = jnp.zeros((), positions.dtype), jnp.log(jnp.asarray(step, positions.dtype))
-    return Walkers(positions, losses, gradients, log_step, log_step, zero, log_step, zero)
 
 
 def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Steps:
@@ -260,7 +295,7 @@ def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Ste
             position=choose(y, position), loss=choose(loss, walkers.loss), gradient=choose(gradient, walkers.gradient)
         )
         adapted = jax.tree.map(partial(jnp.where, tuning), _adapt(moved, acceptance.mean()), moved)
-        return adapted, Trace(moved.position, moved.loss, acceptance, gained < -DIVERGED, n_steps)
+        return adapted, Trace(moved.position, moved.loss, acceptance, gained < -DIVERGED, n_steps[None])
 
     def move(seed, walkers: Walkers, data, tuning):
         keys = jax.random.split(jax.random.key(seed), OF_CHUNK)

@@ -104,7 +104,7 @@ def draw_weighted(near: Gaussian, rng: np.random.Generator, *, persist: bool = T
     mode = np.asarray(layout.join(near.mode))
     placed = {MODE: mode, FACTOR: across.astype(mode.dtype), FLAT: flat.astype(mode.dtype)}
     proposals = [_T(np.zeros(n_coordinates), WIDER * np.eye(n_coordinates))]
-    positions, losses = np.zeros((0, n_coordinates)), np.zeros(0)
+    positions, losses, weights, pareto_k = np.zeros((0, n_coordinates)), np.zeros(0), np.zeros(0), np.inf
     for i in range(ROUNDS):
         drawn = proposals[-1].draw(DRAWS_OF_ROUND * (OF_LAST if i == ROUNDS - 1 else 1), rng)
         found = np.asarray(run({"position": drawn}, laid.data | placed), float)
