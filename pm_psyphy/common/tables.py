@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from textwrap import wrap
 
 import numpy as np
 import pandas as pd
 
+# Of a line of a sentence in a terminal.
+WIDTH = 108
 # Rows of a table; how many more there are is said below.
 MOST_ROWS = 10
 
@@ -26,7 +29,9 @@ class Table:
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         align = str.rjust if self.head else str.ljust
         body = ["  " + "  ".join(map(align, line, widths)).rstrip() for line in lines]
-        return "\n".join([self.title, *body, *([f"  {self.foot}"] if self.foot else [])])
+        title = wrap(self.title, WIDTH, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+        foot = wrap(self.foot, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False)
+        return "\n".join([*title, *body, *foot])
 
     def as_html(self) -> str:
         """Return the same as an HTML table."""

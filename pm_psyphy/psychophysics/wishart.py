@@ -155,7 +155,8 @@ class WishartProcess:
         # What takes the matrix apart finds the entries here: they and their gradients need not be stacked.
         covariances.tag.entries = entries
         # By it `threshold_contours` finds what was tested.
-        covariances.tag.points = x
+        for tensor in (covariances, *(entry for row in entries for entry in row)):
+            tensor.tag.points = x
         return covariances
 
     def _evaluate_rows(self, x: Any) -> list[list[Any]]:

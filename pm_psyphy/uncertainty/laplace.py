@@ -32,6 +32,8 @@ CLOSE = 1e-8
 # An eigenvalue of the Hessian, scaled to a diagonal of ones, is zero below eps ** FLAT. With a Hessian that is not yet
 # the mode's, it may be below eps ** SUSPECT.
 FLAT, SUSPECT = 0.6, 0.3
+# Weighted draws of a Gaussian near the posterior count for at least this share of their number.
+NEAR = 0.9
 # An unconstrained value beyond it is at the edge of its support, or very near; so many steps lead back from there.
 FAR, STEPS_BACK = 10.0, 2000
 OPTIMIZER = lbfgs()
@@ -111,30 +113,51 @@ class LaplacePosterior(Draws, Gaussian):
         sums = run(mode, self.factor.astype(mode.dtype), self.objective.values_of(graph))
         return {name: np.sqrt(np.asarray(sums[name])) for name in self if name in sums}
 
-    @cached_property
+    @property
     def pareto_k(self) -> float:
         """k-hat of the draws as an importance sample of the posterior; above 0.7 the approximation is poor.
 
         It evaluates the density at each draw. Flat directions play no part. -inf where the posterior is this Gaussian,
         inf where no weights are usable.
         """
+        return self._weights[1]
+
+    @property
+    def efficiency(self) -> float:
+        """The share of the draws for which they would count as an importance sample: 1 if this is the posterior."""
+        weights, _ = self._weights
+        return float(1 / np.sum(weights**2) / len(weights))
+
+    @cached_property
+    def _weights(self) -> tuple[np.ndarray, float]:
+        """Weights of the draws as a sample of the posterior, and k-hat."""
         program = self.laid.program
         run = program.remember(
             "losses of draws", lambda: over_draws(lambda params, data: program.value_alone(params, data, None))
         )
         losses = run(self.unconstrained, self.laid.data)
-        _, k = smooth_weights(0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float))
-        return k
+        return smooth_weights(0.5 * np.sum(self.noise**2, axis=1) - np.asarray(losses, float))
 
     @property
     def message(self) -> str:
-        """What `pareto_k` says of the approximation, in a sentence."""
-        if self.pareto_k <= POOR_K:
+        """What `pareto_k` and `efficiency` say of the approximation, in a sentence."""
+        if self.is_near:
             return f"k-hat is {self.pareto_k:.2f}: the posterior is near this Gaussian."
+        found = f"k-hat is {self.pareto_k:.2f}, above {POOR_K}"
+        if self.pareto_k <= POOR_K:
+            found = (
+                f"k-hat is {self.pareto_k:.2f}, but weighted by the posterior the draws count for only "
+                f"{self.efficiency:.0%} of their number"
+            )
         return (
-            f"k-hat is {self.pareto_k:.2f}, above {POOR_K}: the posterior is not near this Gaussian in all of its "
-            "directions, and intervals and evidence may mislead. Use draws by psy.posterior(fit)."
+            f"{found}: the posterior is not near this Gaussian in all of its directions, and intervals and evidence "
+            "may mislead. Use draws by psy.posterior(fit)."
         )
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the posterior is near this Gaussian."""
+        return self.pareto_k <= POOR_K and self.efficiency >= NEAR
 
     def _tabulate(self) -> Table:
         flat = f", {self.n_flat} flat direction{'s' * (self.n_flat != 1)} left out" if self.n_flat else ""

@@ -199,15 +199,14 @@ def _is_usable(weighted: WeightedDraws) -> bool:
 
 def _take_laplace(near: Gaussian, draws: int, rng: np.random.Generator) -> Posterior:
     found = draw_gaussian(near, draws, rng)
-    k = found.pareto_k
     return Posterior(
         found.objective,
         found.unconstrained,
         method="laplace",
         message=f"Laplace's approximation. {found.message}",
-        is_good=k <= POOR_K,
+        is_good=found.is_near,
         loss=np.full(draws, np.nan),
-        pareto_k=k,
+        pareto_k=found.pareto_k,
     )
 
 
