@@ -1,9 +1,9 @@
 """A Gaussian near a posterior in; draws by many short Hamiltonian chains, which share a step and a metric, come out.
 
-The chains run in the Gaussian's coordinates, as one batch on each core. While they tune, they share what they learn:
-the step by their mean acceptance, the metric by the covariance of all of them. All trajectories of a batch are equally
-long, so that no chain waits for another. Where a likelihood has a cheap function near it, trajectories follow that one,
-and the exact one decides whether they are accepted: the draws are of the exact posterior.
+The chains run in the Gaussian's coordinates, as a batch on each of two cores. While they tune, they share what they
+learn: the step by their mean acceptance, the metric by the covariance of all of them. All trajectories of a batch are
+equally long, so that no chain waits for another. Where a likelihood has a cheap function near it, trajectories follow
+that one, and the exact one decides whether they are accepted: the draws are of the exact posterior.
 """
 
 from collections.abc import Callable
@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import linalg
 
-from pm_psyphy.compiling.devices import compute_plainly, count_cores
+from pm_psyphy.compiling.devices import compute_plainly
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
 from pm_psyphy.compiling.program import Program, approximate_rows
 from pm_psyphy.rows.memory_blocks import find_place
@@ -34,6 +34,8 @@ SPREAD = 0.6
 # The mean acceptance aimed at, the length of a trajectory in standard deviations, its steps at most.
 ACCEPTANCE, LENGTH, MOST_STEPS = 0.85, 3.0, 64
 FIRST_STEP = 0.25
+# Of a CPU, on one core of which a loop of XLA runs; on fewer cores they take turns, with the same draws.
+BATCHES = 2
 # Transitions of one call to the device.
 OF_CHUNK = 20
 # Halvings of a first step from a mode to where the density is not finite; at the mode it is.
@@ -168,9 +170,7 @@ class _Chains:
         )
         self.dtype = np.asarray(self.layout.join(near.mode)).dtype
         self.data = laid.data | {FLAT: jax.device_put(flat.astype(self.dtype), self.device)} | self._write()
-        # A loop of XLA runs on one core of a CPU.
-        cores = count_cores() if self.device.platform == "cpu" else 1
-        self.n_batches = max(n for n in range(1, cores + 1) if n_chains % n == 0)
+        self.n_batches = BATCHES if self.device.platform == "cpu" and n_chains % BATCHES == 0 else 1
 
     def _write(self) -> dict[str, Any]:
         """Return the coordinates as a whitened program wants them."""
@@ -197,7 +197,7 @@ class _Chains:
         return self.steps.follow(jax.device_put(positions, self.device), self.data)
 
     def stand(self, positions: np.ndarray, step: float, *, exactly: bool = False) -> list[Walkers]:
-        """Return walkers at the beginning of a window, a batch for each core."""
+        """Return walkers at the beginning of a window, by batches."""
         batches = []
         for part in np.split(positions, self.n_batches):
             own = jax.device_put(part, self.device)

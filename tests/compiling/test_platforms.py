@@ -72,6 +72,9 @@ def run_all(model: pm.Model, field: psy.WishartProcess) -> None:
     few = {"steps": 3, "progressbar": False}
     fit = psy.find_map(model, progressbar=False)
     psy.laplace(fit, draws=5, random_seed=1).standard_errors
+    if field.input_dim == 2:
+        # Its chains follow a likelihood of their own.
+        psy.posterior(fit, draws=20, method="hmc", random_seed=1, progressbar=False)
     if field.input_dim > 1:
         # The rest differs by the likelihood only.
         return
