@@ -127,7 +127,7 @@ def bump(start: float, *, prior: bool) -> pm.Model:
 
 
 def test_a_plateau_is_left_or_named():
-    with pytest.warns(UserWarning, match="The loss does not depend on 'c' near its start"):
+    with pytest.warns(UserWarning, match="The loss does not depend on 'c' near the start"):
         fit = psy.find_map(bump(-2000.0, prior=False), random_seed=1, **QUIET)
     assert fit.status is Status.PLATEAU
     with pm.Model() as narrow:
