@@ -11,6 +11,25 @@ POOR_K = 0.7
 EQUAL = 1e-6
 
 
+def resample(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Return n numbers from 0 on, in random order, each as often as its weight says: systematic resampling.
+
+    Parameters
+    ----------
+    weights : ndarray, (m,)
+        Their sum is 1.
+    n : int
+    rng : numpy.random.Generator
+
+    Returns
+    -------
+    ndarray of int, (n,)
+    """
+    places = (np.arange(n) + rng.random()) / n
+    chosen = np.searchsorted(np.cumsum(weights), places * (1 - 1e-12))
+    return rng.permutation(np.minimum(chosen, len(weights) - 1))
+
+
 def smooth_weights(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Return weights whose sum is 1, the largest smoothed by a generalised Pareto distribution, and its shape k-hat.
 

@@ -21,7 +21,7 @@ from pm_psyphy.results.map_result import MAPResult
 from pm_psyphy.uncertainty.hessian_spectrum import LowRankFactor
 from pm_psyphy.uncertainty.laplace import Gaussian, LaplacePosterior, draw_gaussian, find_gaussian
 from pm_psyphy.uncertainty.modes import find_modes, locate
-from pm_psyphy.uncertainty.pareto_smoothing import POOR_K
+from pm_psyphy.uncertainty.pareto_smoothing import POOR_K, resample
 from pm_psyphy.uncertainty.sampling import sample
 from pm_psyphy.uncertainty.short_chains import OF_CHUNK, Walked, walk
 from pm_psyphy.uncertainty.weighted_draws import WeightedDraws, draw_weighted
@@ -211,7 +211,7 @@ def _take_laplace(near: Gaussian, draws: int, rng: np.random.Generator) -> Poste
 
 
 def _take_weighted(near: Gaussian, weighted: WeightedDraws, draws: int, rng: np.random.Generator) -> Posterior:
-    chosen, is_good = weighted.resample(draws, rng), _is_usable(weighted)
+    chosen, is_good = resample(weighted.weights, draws, rng), _is_usable(weighted)
     message = (
         f"Importance sampling around the mode: k-hat is {weighted.pareto_k:.2f}, and the weighted draws count for "
         f"{weighted.ess:,.0f} independent ones."
@@ -278,8 +278,7 @@ def _spread(
     modes: list[Gaussian], shares: np.ndarray, n_chains: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[int]]:
     """Return where chains begin, (B, Q), as many at each mode as its share says, and how many these are."""
-    numbers = np.searchsorted(np.cumsum(shares), (np.arange(n_chains) + rng.random()) / n_chains * (1 - 1e-12))
-    numbers = rng.permutation(np.minimum(numbers, len(modes) - 1))
+    numbers = resample(shares, n_chains, rng)
     places = locate([mode.mode for mode in modes], modes[0])
     counts = np.bincount(numbers, minlength=len(modes))
     return places[numbers], counts[counts > 0].tolist()

@@ -154,7 +154,7 @@ def _compile(
     blackjax: Any, program: Program, layout: Layout, target_accept: float, init: str, rotating: tuple[str, ...]
 ) -> tuple[Callable, Callable]:
     """Return the functions that tune chains and that draw from them, all with a leading axis for the chains."""
-    make_log_density = write_log_density(program.value, program, layout, rotating)
+    make_log_density = write_log_density(program, layout, rotating)
 
     def tune(key, origin, data, n):
         log_density, (init_key, key) = make_log_density(data), jax.random.split(key)

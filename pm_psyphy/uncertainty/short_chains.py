@@ -252,8 +252,8 @@ class Place:
 
 def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Steps:
     cheap, exact = whiten_program(approximate_rows(program), layout), whiten_program(program, layout)
-    follow_density = write_log_density(cheap.value, cheap, layout, rotating)
-    decide_density = write_log_density(exact.value, exact, layout, rotating)
+    follow_density = write_log_density(cheap, layout, rotating)
+    decide_density = write_log_density(exact, layout, rotating)
     is_exact = approximate_rows(program) is program
 
     def follow(position, data):

@@ -49,12 +49,6 @@ class WeightedDraws:
         """For how many independent draws the weighted ones count."""
         return float(1 / np.sum(self.weights**2))
 
-    def resample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the numbers of n draws of equal weights, in random order: each as often as its weight says."""
-        places = (np.arange(n) + rng.random()) / n
-        chosen = np.searchsorted(np.cumsum(self.weights), places * (1 - 1e-12))
-        return rng.permutation(np.minimum(chosen, len(self.weights) - 1))
-
 
 @dataclass(frozen=True)
 class _T:
@@ -121,7 +115,7 @@ def draw_weighted(near: Gaussian, rng: np.random.Generator, *, persist: bool = T
 
 def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Callable:
     whitened = whiten_program(program, layout)
-    make_log_density = write_log_density(whitened.value, whitened, layout, rotating)
+    make_log_density = write_log_density(whitened, layout, rotating)
     return over_draws(lambda params, data: -make_log_density(data)(params["position"]))
 
 

@@ -37,17 +37,13 @@ def span(near: Gaussian) -> tuple[Any, np.ndarray]:
     return np.concatenate([near.factor, near.flat], axis=1), near.flat[:, :0]
 
 
-def write_log_density(
-    value: Callable, program: Program, layout: Layout, rotating: tuple[str, ...]
-) -> Callable[[Any], Callable]:
+def write_log_density(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Callable[[Any], Callable]:
     """Return the function that takes data and returns the log density as a function of the position, (Q,).
 
     Parameters
     ----------
-    value : callable
-        The loss of a whitened program.
     program : Program
-        A whitened program, for the gradient.
+        A whitened program.
     layout : Layout
     rotating : tuple of str
         Value variables whose rotations are left out; each position counts for as much as the rotations of it do.
@@ -55,7 +51,7 @@ def write_log_density(
 
     @jax.custom_vjp
     def loss(position, data):
-        return value({WHITENED: position.astype(data[MODE].dtype)}, data, None).astype(position.dtype)
+        return program.value({WHITENED: position.astype(data[MODE].dtype)}, data, None).astype(position.dtype)
 
     def run_forward(position, data):
         found, grads = program.value_and_grad({WHITENED: position.astype(data[MODE].dtype)}, data, None)
