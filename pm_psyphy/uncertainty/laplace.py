@@ -59,6 +59,11 @@ class Gaussian:
         """How many directions change nothing, such as the orthogonal freedom of a Wishart process."""
         return self.flat.shape[1]
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """Value variables whose rotations are flat, and which the coordinates across them leave out."""
+        return self.rotating if self.n_flat else ()
+
 
 @dataclass(frozen=True, repr=False, eq=False)
 class LaplacePosterior(Draws, Gaussian):

@@ -65,7 +65,7 @@ def locate(points: Sequence[dict[str, np.ndarray]], near: Gaussian) -> np.ndarra
 def rotate_alike(point: dict[str, np.ndarray], near: Gaussian) -> dict[str, np.ndarray]:
     """Return a point whose weights that may be rotated are rotated to be as near to a Gaussian's mode as can be."""
     turned = dict(point)
-    for name in near.rotating if near.n_flat else ():
+    for name in near.left_out:
         weights, like = (np.reshape(p[name], (-1, np.shape(p[name])[-1])) for p in (point, near.mode))
         left, _, right = np.linalg.svd(weights.T @ like)
         turned[name] = (weights @ (left @ right)).reshape(np.shape(point[name])).astype(point[name].dtype)

@@ -1,7 +1,6 @@
 """A fit in; draws of its posterior, by the cheapest method that its own diagnostics call right, come out."""
 
 import warnings
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from math import ceil
 from typing import Any
@@ -9,7 +8,6 @@ from typing import Any
 import numpy as np
 import pymc as pm
 import xarray as xr
-from pytensor.graph.basic import Variable
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pm_psyphy.common.tables import Table
@@ -24,23 +22,14 @@ from pm_psyphy.uncertainty.modes import find_modes, locate
 from pm_psyphy.uncertainty.pareto_smoothing import POOR_K, resample
 from pm_psyphy.uncertainty.sampling import sample
 from pm_psyphy.uncertainty.short_chains import OF_CHUNK, Walked, walk
+from pm_psyphy.uncertainty.watch import LEAST_ESS, MOST_R_HAT, Watch
 from pm_psyphy.uncertainty.weighted_draws import WeightedDraws, draw_weighted
 
 METHODS = "auto", "laplace", "importance", "hmc", "nuts"
-# What draws must reach: the largest r-hat (Vehtari, Gelman, Simpson, Carpenter and Buerkner, 2021), and the least
-# number of independent draws that they count for.
-MOST_R_HAT, LEAST_ESS = 1.02, 400
 # Chains, the first of these numbers by which the draws can be divided; and how often each may move after tuning.
 N_CHAINS, MOST_MOVES = (16, 20, 12, 24), 1000
-# Short chains are compared as so few long ones, of several chains each: r-hat of many short ones would ask for more
-# draws the more of them there are (Margossian, Hoffman, Sountsov, Riou-Durand, Vehtari and Gelman, 2024).
-GROUPS = 4
-# The first look at the chains comes after so many moves, each other one after so many times as many as the last.
-FIRST_LOOK, GROWTH = 60, 1.3
 # More of all moves than this diverge only where the chains cannot follow the posterior.
 MOST_DIVERGENT = 0.01
-# Of a field's weights, all products of so few rows are watched; of more, the squares of the rows.
-FEW_ROWS = 12
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -188,7 +177,7 @@ def _choose(
     if method == "importance" or (method == "auto" and len(modes[0]) == 1):
         weighted = draw_weighted(near, rng, persist=method == "importance")
         if method == "importance" or _is_usable(weighted):
-            return _take_weighted(near, weighted, draws, rng)
+            return _take_weighted(near, weighted, draws, rng, len(modes[0]))
         reason = f" Importance sampling was tried first, and its k-hat is {weighted.pareto_k:.2f}."
     return _take_chains(near, modes, draws, of, rng, progressbar, reason)
 
@@ -210,13 +199,18 @@ def _take_laplace(near: Gaussian, draws: int, rng: np.random.Generator) -> Poste
     )
 
 
-def _take_weighted(near: Gaussian, weighted: WeightedDraws, draws: int, rng: np.random.Generator) -> Posterior:
+def _take_weighted(
+    near: Gaussian, weighted: WeightedDraws, draws: int, rng: np.random.Generator, n_modes: int
+) -> Posterior:
     chosen, is_good = resample(weighted.weights, draws, rng), _is_usable(weighted)
     message = (
         f"Importance sampling around the mode: k-hat is {weighted.pareto_k:.2f}, and the weighted draws count for "
         f"{weighted.ess:,.0f} independent ones."
     )
-    if not is_good:
+    if n_modes > 1:
+        is_good = False
+        message += f" They are of one of the {n_modes} modes that the starts of the fit found: use method='hmc'."
+    elif not is_good:
         message += f" At most {POOR_K} and at least {LEAST_ESS} would be right: use method='hmc'."
     return Posterior(
         near.objective,
@@ -248,7 +242,7 @@ def _take_chains(
             f" The starts of the fit found {len(counts)} modes, at which {began} chains began, in proportion to the "
             "evidence of each by Laplace's approximation."
         )
-    watch = _Watch(near, of, least=ceil(draws / n_chains))
+    watch = Watch(near, of, least=ceil(draws / n_chains))
     most = OF_CHUNK * ceil(max(MOST_MOVES, draws / n_chains) / OF_CHUNK)
     columns = TextColumn("sampling"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn()
     with Progress(*columns, transient=True, disable=not progressbar) as bar:
@@ -290,7 +284,7 @@ def _take_nuts(fit: Any, near: Gaussian, draws: int, of: Any, rng: np.random.Gen
     found = Draws.from_datatree(near.objective, tree)
     layout, stats = find_layout(near.mode), tree["sample_stats"]
     vectors, losses = np.asarray(layout.join(found.unconstrained)), -stats["lp"].to_numpy()
-    watch = _Watch(near, of)
+    watch = Watch(near, of)
     watch.add(np.swapaxes(vectors.reshape(chains, -1, vectors.shape[-1]), 0, 1), losses.T)
     watch.judge()
     n_divergent = int(stats["diverging"].to_numpy().sum())
@@ -309,7 +303,7 @@ def _take_nuts(fit: Any, near: Gaussian, draws: int, of: Any, rng: np.random.Gen
     )
 
 
-def _say_of_chains(chains: str, watch: "_Watch", share: float, interrupted: bool) -> tuple[str, bool]:
+def _say_of_chains(chains: str, watch: Watch, share: float, interrupted: bool) -> tuple[str, bool]:
     """Return whether the chains are good, as a sentence and as a boolean."""
     sentences = [
         f"{chains}: r-hat is at most {watch.r_hat:.3f}, and the draws count for at least {watch.ess:,.0f} "
@@ -329,77 +323,6 @@ def _say_of_chains(chains: str, watch: "_Watch", share: float, interrupted: bool
             "model (for example non-centred)."
         )
     return " ".join(sentences), watch.is_good and share <= MOST_DIVERGENT
-
-
-class _Watch:
-    """What decides whether chains are long enough: r-hat and effective numbers of draws of some numbers."""
-
-    def __init__(self, near: Gaussian, of: Any, least: int = 1):
-        self.near, self.of, self.least = near, of, least
-        self.values: list[np.ndarray] = []
-        self.next_look, self.r_hat, self.ess = FIRST_LOOK, np.nan, np.nan
-
-    def __str__(self) -> str:
-        return "" if np.isnan(self.r_hat) else f"r-hat {self.r_hat:.3f}, {self.ess:,.0f} independent draws"
-
-    @property
-    def is_good(self) -> bool:
-        """Whether the chains were long enough at the last look."""
-        return self.r_hat <= MOST_R_HAT and self.ess >= LEAST_ESS
-
-    def add(self, vectors: np.ndarray, losses: np.ndarray) -> None:
-        """Take note of the next n draws, (n, B, P), and their losses, (n, B)."""
-        flat = vectors.reshape(-1, vectors.shape[-1])
-        found = self._evaluate(flat)
-        table = np.concatenate([np.reshape(a, (len(flat), -1)) for a in found], axis=1)
-        self.values.append(np.concatenate([losses[..., None], table.reshape(*losses.shape, -1)], axis=-1))
-
-    def look(self, vectors: np.ndarray, losses: np.ndarray) -> bool:
-        """Take note of a chunk of draws, and say whether there are enough."""
-        self.add(vectors, losses)
-        n = sum(len(part) for part in self.values)
-        if n < max(self.next_look, self.least):
-            return False
-        self.next_look = GROWTH * n
-        self.judge()
-        return self.is_good
-
-    def judge(self) -> None:
-        """Compute r-hat and the effective number of draws of all numbers, and keep the worst."""
-        from arviz_stats.base import array_stats
-
-        values = np.concatenate(self.values)
-        # What has no number in some draws, such as a threshold out of reach, has no r-hat, either.
-        usable = np.isfinite(values).all(axis=(0, 1)) & (np.ptp(values, axis=(0, 1)) > 0)
-        if not usable.any() or len(values) < 4:
-            return
-        values = values[..., usable]
-        n, n_chains, n_numbers = values.shape
-        groups = GROUPS if n_chains % GROUPS == 0 else n_chains
-        together = np.swapaxes(values.reshape(n, groups, -1, n_numbers), 1, 2).reshape(-1, groups, n_numbers)
-        self.r_hat = float(np.max(array_stats.rhat(together, chain_axis=1, draw_axis=0)))
-        self.ess = float(np.min(array_stats.ess(values, chain_axis=1, draw_axis=0)))
-
-    def _evaluate(self, vectors: np.ndarray) -> Sequence[np.ndarray]:
-        params = find_layout(self.near.mode).split(vectors)
-        if self.of is None:
-            rotating = self.near.rotating if self.near.n_flat else ()
-            return [_square(value) if name in rotating else value for name, value in params.items()]
-        draws = Draws(self.near.objective, params)
-        if isinstance(self.of, Variable):
-            return [draws.evaluate(self.of)]
-        if isinstance(self.of, Callable):
-            return [np.asarray(self.of(draws))]
-        return draws.evaluate(self.of)
-
-
-def _square(weights: np.ndarray) -> np.ndarray:
-    """Return products of rows of weights (S, ..., E), which no rotation changes."""
-    rows = weights.reshape(len(weights), -1, weights.shape[-1])
-    if rows.shape[1] > FEW_ROWS:
-        return np.sum(rows**2, axis=-1)
-    first, second = np.triu_indices(rows.shape[1])
-    return np.sum(rows[:, first] * rows[:, second], axis=-1)
 
 
 def _choose_n_chains(draws: int) -> int:

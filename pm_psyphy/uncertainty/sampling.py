@@ -95,7 +95,7 @@ def sample(
     across, flat = span(near)
     whitened = whiten(near.laid, layout, near.mode, across)
     data = whitened.data | {FLAT: flat.astype(whitened.data[MODE].dtype)}
-    settings = target_accept, init, near.rotating if near.n_flat else ()
+    settings = target_accept, init, near.left_out
     run_tuning, run_draws = whitened.program.remember(
         ("nuts", *settings), lambda: _compile(blackjax, whitened.program, layout, *settings)
     )

@@ -62,9 +62,7 @@ class Trace(NamedTuple):
 
     position: Any  # (n, B, Q)
     loss: Any  # (n, B)
-    acceptance: Any  # (n, B) probability
     diverged: Any  # (n, B)
-    n_steps: Any  # (n, 1), of each trajectory of a batch
 
 
 class Steps(NamedTuple):
@@ -83,10 +81,7 @@ class Walked:
     """(n, B, P), unconstrained."""
     losses: np.ndarray
     """(n, B), on the plane across the rotations."""
-    acceptance: float
     n_divergent: int
-    n_gradients: int
-    """Of each chain, with those of tuning."""
     interrupted: bool
 
 
@@ -121,10 +116,9 @@ def walk(
     """
     chains = _Chains(near, rng, len(origins), tell)
     positions = chains.find_finite(origins, SPREAD * rng.standard_normal(origins.shape))
-    step, n_gradients = FIRST_STEP, 0
+    step = FIRST_STEP
     for i, n in enumerate(WINDOWS):
         batches, made = chains.repeat(chains.stand(positions, step), n, tuning=True)
-        n_gradients += int(made.n_steps.mean(axis=1).sum())
         step, positions = float(np.exp(np.mean([walkers.log_mean_step for walkers in batches]))), made.position[-1]
         if i < len(WINDOWS) - 1 and chains.is_whole:
             positions = chains.measure(made.position[n // 3 :], positions)
@@ -147,9 +141,7 @@ def walk(
     return Walked(
         np.concatenate(vectors),
         every.loss,
-        float(every.acceptance.mean()),
         int(every.diverged.sum()),
-        n_gradients + int(every.n_steps.mean(axis=1).sum()),
         interrupted,
     )
 
@@ -164,7 +156,7 @@ class _Chains:
         self.place = Place(np.asarray(self.layout.join(near.mode), float), across)
         laid = arrange_rows(near.objective, n_chains)
         self.device = find_place(laid)
-        rotating = near.rotating if near.n_flat else ()
+        rotating = near.left_out
         self.steps: Steps = laid.program.remember(
             ("short chains", self.layout, rotating), lambda: _compile(laid.program, self.layout, rotating)
         )
@@ -295,7 +287,7 @@ def _compile(program: Program, layout: Layout, rotating: tuple[str, ...]) -> Ste
             position=choose(y, position), loss=choose(loss, walkers.loss), gradient=choose(gradient, walkers.gradient)
         )
         adapted = jax.tree.map(partial(jnp.where, tuning), _adapt(moved, acceptance.mean()), moved)
-        return adapted, Trace(moved.position, moved.loss, acceptance, gained < -DIVERGED, n_steps[None])
+        return adapted, Trace(moved.position, moved.loss, gained < -DIVERGED)
 
     def move(seed, walkers: Walkers, data, tuning):
         keys = jax.random.split(jax.random.key(seed), OF_CHUNK)

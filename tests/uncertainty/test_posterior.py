@@ -187,6 +187,8 @@ def test_chains_begin_at_all_modes_that_the_starts_have_found():
         found = psy.posterior(fit, random_seed=1, **QUIET)
     np.testing.assert_array_equal((found["mu"] > 0).mean(axis=0), 0.5)
     assert not found.is_good
+    with pytest.warns(UserWarning, match="They are of one of the 4 modes"):
+        assert not psy.posterior(fit, method="importance", random_seed=1, **QUIET).is_good
     # From one start there is one mode, of which all diagnostics are good.
     one = psy.find_map(model, initvals={"mu": [4.0, 4.0]}, **QUIET)
     assert psy.posterior(one, random_seed=1, **QUIET).is_good
