@@ -12,10 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 import pymc as pm
 import pytensor
-from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import ancestors
 
-from pm_psyphy.common.row_function import RowFunction
 from pm_psyphy.compiling.jax_linker import IndexLimit, OpNotInJAX, translate
 from pm_psyphy.compiling.model_graph import FREEZING, LiftedGraph, find_shared, lift, name_op, read_data
 from pm_psyphy.compiling.row_weights import WEIGHTS, WeightedDensity, write_weighted_log_density
@@ -175,7 +173,7 @@ def build_program(
             # Where a node of the gradient was made concerns nobody, and looking takes a sixth of the time.
             with pytensor.config.change_flags(traceback__limit=0):
                 program = replace(
-                    _compile_route(route, graph, freeze, on_host, model.check_bounds),
+                    compile_route(route, graph, freeze, on_host, model.check_bounds),
                     variables=list_variables(model),
                     jacobian=jacobian,
                     weighted_dim=weighted_dim,
@@ -194,41 +192,6 @@ def build_program(
             )
         return program
     raise NoRoute(errors)
-
-
-def approximate_rows(program: Program) -> Program:
-    """Return a program of the cheap functions near its row functions, for samplers; itself, if it has none.
-
-    Parameters
-    ----------
-    program : Program
-
-    Returns
-    -------
-    Program
-        Of the same parameters and data.
-    """
-
-    def make() -> Program:
-        if program.is_derived:
-            return program
-        nodes = [v.owner for v in ancestors(program.graph.outputs) if v.owner is not None]
-        near = {
-            old: new
-            for node in dict.fromkeys(nodes)
-            if isinstance(node.op, RowFunction) and node.op.find_nearby is not None
-            for old, new in zip(node.outputs, node.op.find_nearby().make_node(*node.inputs).outputs, strict=True)
-        }
-        if not near:
-            return program
-        outputs = clone_replace(program.graph.outputs, replace=near, rebuild_strict=False)
-        graph, on_host = replace(program.graph, outputs=outputs), set(program.on_host)
-        with pytensor.config.change_flags(traceback__limit=0):
-            compiled = _compile_route(program.route, graph, program.freeze, on_host, program.check_bounds)
-        functions = {"value": compiled.value, "value_and_grad": compiled.value_and_grad}
-        return replace(program, graph=graph, compiled=compiled.compiled, **functions)
-
-    return program.remember("approximate rows", make)
 
 
 def read_program_data(program: Program, values: Mapping[Any, Any] | None = None) -> dict[str, Any]:
@@ -313,9 +276,8 @@ def _is_about_shapes(error: Exception) -> bool:
     return "No JAX conversion" not in str(cause) and "No JAX implementation" not in str(cause)
 
 
-def _compile_route(
-    route: str, graph: LiftedGraph, freeze: str, on_host: set[str] | None, check_bounds: bool
-) -> Program:
+def compile_route(route: str, graph: LiftedGraph, freeze: str, on_host: set[str] | None, check_bounds: bool) -> Program:
+    """Return the program of a graph by a route; `on_host` takes the names of ops that the host runs, if it may."""
     (loss,) = graph.outputs
     dtypes = {p.name: p.dtype for p in graph.parameters}
     # PyTensor sums in float64; a float32 model keeps a float32 loss and gradient.

@@ -12,6 +12,7 @@ import numpy as np
 import optax
 import pymc as pm
 
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.compiling.devices import compute_plainly, find_device, name_device
 from pm_psyphy.compiling.from_model import explain_at, prepare_objective
 from pm_psyphy.compiling.objective import Objective
@@ -184,9 +185,7 @@ def choose_settings(
 
 def check_settings(*, steps: int, log_every: int, starts: int, tolerance: float | None, init: str | None) -> None:
     """Raise if a setting is out of its range."""
-    for name, number in {"steps": steps, "log_every": log_every, "starts": starts}.items():
-        if not isinstance(number, int | np.integer) or number < 1:
-            raise ValueError(f"{name} is {number!r}. Pass a whole number of at least 1.")
+    check_whole(steps=steps, log_every=log_every, starts=starts)
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance is {tolerance}. Pass a number of at least 0, or None for the default.")
     if init not in (None, "jitter", "prior"):

@@ -7,6 +7,7 @@ import pytensor
 from pymc.data import MinibatchOp, minibatch_index
 from pytensor.compile.sharedvalue import SharedVariable
 
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.psychophysics.tensor import as_tensor, pt
 from pm_psyphy.psychophysics.wishart import WishartProcess
 
@@ -59,8 +60,7 @@ def simulated_oddity_log_odds(
     ValueError
         If a setting is out of range, or the number of trials unknown, which common random numbers need.
     """
-    if not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
+    check_whole(draws=draws)
     for label, number in {"bandwidth": bandwidth, "degrees_of_freedom": degrees_of_freedom}.items():
         if not 0 < number < np.inf:
             raise ValueError(f"{label} is {number}. Pass a positive number.")

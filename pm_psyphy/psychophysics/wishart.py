@@ -8,6 +8,7 @@ import pytensor
 from pytensor.graph.basic import Constant
 from pytensor.raise_op import CheckAndRaise
 
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.psychophysics.basis import chebyshev_products, total_degrees
 from pm_psyphy.psychophysics.tensor import as_tensor, pt, read_known
 
@@ -78,13 +79,8 @@ class WishartProcess:
         diag_term: Any = 1e-6,
         weights: Any = None,
     ):
-        for label, number, least in (
-            ("input_dim", input_dim, 1),
-            ("basis_degree", basis_degree, 0),
-            ("extra_dims", extra_dims, 0),
-        ):
-            if not isinstance(number, int | np.integer) or number < least:
-                raise ValueError(f"{label} is {number!r}. Pass a whole number of at least {least}.")
+        check_whole(input_dim=input_dim)
+        check_whole(0, basis_degree=basis_degree, extra_dims=extra_dims)
         for label, number in {"variance_scale": variance_scale, "decay_rate": decay_rate}.items():
             known = read_known(number, label)
             if known is not None and not np.all((known > 0) & (known < np.inf)):

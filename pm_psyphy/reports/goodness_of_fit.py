@@ -8,6 +8,7 @@ from pytensor.tensor.random.basic import BernoulliRV, BinomialRV
 from scipy import special
 
 from pm_psyphy.common.arrays import convert_array, read_array
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.common.tables import MOST_ROWS, ShownAsTable, Table, say_left_out
 from pm_psyphy.psychophysics.columns import as_plain
 from pm_psyphy.results.draws import Draws
@@ -100,9 +101,7 @@ def goodness_of_fit(
     Wichmann and Hill (2001), The psychometric function: I. Gelman, Meng and Stern (1996), Posterior predictive
     assessment of model fitness.
     """
-    for label, number in {"draws": draws, "bins": bins}.items():
-        if not isinstance(number, int | np.integer) or number < 1:
-            raise ValueError(f"{label} is {number!r}. Pass a whole number of at least 1.")
+    check_whole(draws=draws, bins=bins)
     rng = np.random.default_rng(random_seed)
     counts, trials, p = _read_responses(fit, name)
     by = p.mean(axis=0) if by is None else as_plain("by", by)

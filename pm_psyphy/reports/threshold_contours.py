@@ -8,6 +8,7 @@ import numpy as np
 from scipy import special
 
 from pm_psyphy.common.arrays import convert_array, read_array
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.common.tables import MOST_ROWS, ShownAsTable, Table, say_left_out
 from pm_psyphy.psychophysics.covariances import check_covariances
 from pm_psyphy.psychophysics.domain import Domain
@@ -196,8 +197,7 @@ def threshold_contours(
     check_rates(chance, lapse_rate, guess_name="chance")
     if resolution is None:
         resolution = SMOOTH if getattr(task, "func", task) is oddity_log_odds else UNKNOWN
-    if not isinstance(resolution, int | np.integer) or resolution < 1:
-        raise ValueError(f"resolution is {resolution!r}. Pass a whole number of at least 1.")
+    check_whole(resolution=resolution)
     if not chance < criterion < 1 - lapse_rate:
         raise ValueError(
             f"criterion is {criterion:.4g}. Pass a proportion correct between chance, {chance:.4g}, and the best "
@@ -298,8 +298,7 @@ def spread_directions(input_dim: int, n: int) -> np.ndarray:
     """
     if input_dim == 1:
         return np.array([[-1.0], [1.0]])
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise ValueError(f"n_directions is {n!r}. Pass a whole number of at least 1.")
+    check_whole(n_directions=n)
     if input_dim == 2:
         angle = 2 * np.pi * np.arange(n) / n
         return np.stack([np.cos(angle), np.sin(angle)], axis=1)

@@ -15,6 +15,7 @@ from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import graph_inputs
 from pytensor.tensor.type import TensorType
 
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.common.tables import Table
 from pm_psyphy.compiling.devices import compute_plainly
 from pm_psyphy.compiling.from_model import change_density, count_rows, find_observed
@@ -131,8 +132,7 @@ def bootstrap(
     if isinstance(fit, pm.Model):
         fit = find_map(fit, progressbar=False)
     check_fit(fit)
-    if not isinstance(n_refits, int | np.integer) or n_refits < 1:
-        raise ValueError(f"n_refits is {n_refits!r}. Pass a whole number of at least 1.")
+    check_whole(n_refits=n_refits)
     if method not in ("resample", "parametric"):
         raise ValueError(f"method is {method!r}. Pass 'resample' or 'parametric'.")
     rng = np.random.default_rng(random_seed)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.common.tables import Table
 from pm_psyphy.compiling.devices import compute_plainly
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
@@ -200,8 +201,7 @@ def laplace(fit: MAPResult, *, draws: int = 1000, random_seed: Any = None) -> La
         parameters have a Hessian that is not close to a diagonal plus a low rank; or if `draws` is below 1.
     """
     check_fit(fit)
-    if not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
+    check_whole(draws=draws)
     return draw_gaussian(find_gaussian(fit), draws, random_seed)
 
 

@@ -10,6 +10,7 @@ import pymc as pm
 import xarray as xr
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.common.tables import Table
 from pm_psyphy.compiling.devices import compute_plainly
 from pm_psyphy.compiling.flat_parameters import find_layout
@@ -147,8 +148,7 @@ def posterior(
     >>> found.method, round(float(found["mu"].mean())), round(float(found["mu"].std()), 1)
     ('importance', 6, 1.0)
     """
-    if not isinstance(draws, int | np.integer) or draws < 1:
-        raise ValueError(f"draws is {draws!r}. Pass a whole number of at least 1.")
+    check_whole(draws=draws)
     if method not in METHODS:
         raise ValueError(f"method is {method!r}. Pass one of {', '.join(map(repr, METHODS))}.")
     if isinstance(fit, pm.Model):

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 from rich.progress import Progress
 
+from pm_psyphy.common.settings import check_whole
 from pm_psyphy.compiling.devices import compute_plainly, count_cores
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
 from pm_psyphy.compiling.program import Program
@@ -199,9 +200,8 @@ def _import_blackjax() -> Any:
 
 
 def _check_settings(draws: int, tune: int, chains: int, target_accept: float, init: str) -> None:
-    for name, number, least in (("draws", draws, 1), ("tune", tune, 20), ("chains", chains, 1)):
-        if not isinstance(number, int | np.integer) or number < least:
-            raise ValueError(f"{name} is {number!r}. Pass a whole number of at least {least}.")
+    check_whole(draws=draws, chains=chains)
+    check_whole(20, tune=tune)
     if not 0 < target_accept < 1:
         raise ValueError(f"target_accept is {target_accept}. Pass a number between 0 and 1.")
     if init not in ("laplace", "pathfinder"):

@@ -19,7 +19,8 @@ from scipy import linalg
 
 from pm_psyphy.compiling.devices import compute_plainly
 from pm_psyphy.compiling.flat_parameters import Layout, find_layout
-from pm_psyphy.compiling.program import Program, approximate_rows
+from pm_psyphy.compiling.nearby_rows import approximate_rows
+from pm_psyphy.compiling.program import Program
 from pm_psyphy.rows.memory_blocks import find_place
 from pm_psyphy.rows.spare_rows import arrange_rows
 from pm_psyphy.uncertainty.hessian_spectrum import LowRankFactor
