@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 
+from pm_psyphy.common.settings import check_interval
 from pm_psyphy.psychophysics.trials import Trials
 from pm_psyphy.reports.goodness_of_fit import group_levels
 from pm_psyphy.reports.threshold_contours import ThresholdContours
@@ -152,7 +153,7 @@ def plot_contours(
     """
     if contours.directions.shape[1] != 2:
         raise ValueError(f"The contours have {contours.directions.shape[1]} dimensions. plot_contours draws the plane.")
-    _check_interval(interval)
+    check_interval(interval)
     ax = _find_axes(ax)
     color = style.pop("color", None) or _take_color(ax)
     if contours.radii.ndim == 3:
@@ -215,7 +216,7 @@ def plot_psychometric(
     x, response = np.asarray(x, float), np.asarray(response, float)
     if x.shape != response.shape or x.ndim != 1 or not len(x):
         raise ValueError(f"x has shape {x.shape}, response {response.shape}. Pass (N,) each, with at least one trial.")
-    _check_interval(interval)
+    check_interval(interval)
     ax, tails = _find_axes(ax), [0.5 - interval / 2, 0.5, 0.5 + interval / 2]
     color = style.pop("color", None) or _take_color(ax)
     if chance is not None:
@@ -323,11 +324,6 @@ def plot_trials(trials: Trials, *, restore: bool = True, ax: Axes | None = None)
 
 def _find_axes(ax: Axes | None) -> Axes:
     return plt.subplots(layout="constrained")[1] if ax is None else ax
-
-
-def _check_interval(interval: float) -> None:
-    if not 0 < interval < 1:
-        raise ValueError(f"interval is {interval}. Pass a share between 0 and 1, such as 0.95.")
 
 
 def _take_color(ax: Axes) -> Any:

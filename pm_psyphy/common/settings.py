@@ -1,4 +1,4 @@
-"""Settings that a caller has passed in; an error that says what to pass instead, where one is no whole number, out."""
+"""Settings of a caller in; an error that says what to pass instead, where one is out of range, comes out."""
 
 from typing import Any
 
@@ -21,3 +21,14 @@ def check_whole(least: int = 1, **settings: Any) -> None:
     for name, number in settings.items():
         if not isinstance(number, int | np.integer) or number < least:
             raise ValueError(f"{name} is {number!r}. Pass a whole number of at least {least}.")
+
+
+def check_interval(interval: float) -> None:
+    """Raise if the width of an interval is no share of the probability.
+
+    Raises
+    ------
+    ValueError
+    """
+    if not 0 < interval < 1:
+        raise ValueError(f"interval is {interval}. Pass a share between 0 and 1, such as 0.95.")

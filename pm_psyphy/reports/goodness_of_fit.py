@@ -8,7 +8,7 @@ from pytensor.tensor.random.basic import BernoulliRV, BinomialRV
 from scipy import special
 
 from pm_psyphy.common.arrays import convert_array, read_array
-from pm_psyphy.common.settings import check_whole
+from pm_psyphy.common.settings import check_interval, check_whole
 from pm_psyphy.common.tables import MOST_ROWS, ShownAsTable, Table, say_left_out
 from pm_psyphy.psychophysics.columns import as_plain
 from pm_psyphy.results.draws import Draws
@@ -201,8 +201,7 @@ def compare_draws(first: Any, second: Any, *, interval: float = 0.95) -> Differe
     ValueError
         If the shapes differ, draws are NaN, or there are too few of them for a joint test.
     """
-    if not 0 < interval < 1:
-        raise ValueError(f"interval is {interval}. Pass a share between 0 and 1, such as 0.95.")
+    check_interval(interval)
     first, second = (
         convert_array(label, read_array(label, draws), float) for label, draws in (("first", first), ("second", second))
     )
