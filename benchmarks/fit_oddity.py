@@ -153,8 +153,8 @@ def write() -> None:
 | --- | --- | --- | --- |
 {table}
 
-Errors are of a trial's log likelihood, the root mean square to d' = 8. The last column is the standard deviation, over
-{DRAWS} draws from near the posterior of a field of {LONG:,} trials, of the polynomial's loss minus the exact one.
+The last column is the standard deviation, over {DRAWS} draws from near the posterior of a field of {LONG:,} trials, of
+the polynomial's loss minus the exact one.
 
 A row with its derivatives takes {seconds[0]:.3f} µs on one core, {seconds[1] / seconds[0]:.0f} times less than the
 default rule's {seconds[1]:.2f} µs in the same run.
