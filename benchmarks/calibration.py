@@ -199,7 +199,8 @@ intervals of their parameters hold the truth, with its standard error over obser
 two standard errors from 90 %. The mass is the share of {DRAWS_OF_REFERENCE:,} draws by long chains that lie inside the
 intervals, of {N_REFERENCES} observers: it says how far a method is from the exact posterior, whatever the truth. Width
 and time are medians; the last column says how often a method warned that its draws are poor. Stimuli are placed
-independently of the truth.
+independently of the truth. Rows are run one by one, and other work may run beside some: times compare methods within a
+row.
 
 `posterior` is `psy.posterior(fit)`, which chooses importance sampling or Hamiltonian chains; it is the one to use.
 `laplace` is faster, and its intervals are too narrow where few trials leave much open.

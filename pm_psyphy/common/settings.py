@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 
-def check_whole(least: int = 1, **settings: Any) -> None:
+def check_whole(least: int = 1, /, **settings: Any) -> None:
     """Raise if a setting is no whole number, or below the least that is allowed.
 
     Parameters
@@ -13,10 +13,6 @@ def check_whole(least: int = 1, **settings: Any) -> None:
     least : int
     **settings
         Each by the name under which it was passed.
-
-    Raises
-    ------
-    ValueError
     """
     for name, number in settings.items():
         if not isinstance(number, int | np.integer) or number < least:
@@ -24,11 +20,6 @@ def check_whole(least: int = 1, **settings: Any) -> None:
 
 
 def check_interval(interval: float) -> None:
-    """Raise if the width of an interval is no share of the probability.
-
-    Raises
-    ------
-    ValueError
-    """
+    """Raise if the width of an interval is no share of the probability."""
     if not 0 < interval < 1:
         raise ValueError(f"interval is {interval}. Pass a share between 0 and 1, such as 0.95.")
